@@ -21,7 +21,18 @@ _HOMES = {
     "bench": "sslcli.bench",
 }
 
-__all__ = ["__version__", "apply_plan", "bench", "export", "inspect", "load", "prune", "regularize", "save", "train"]
+__all__ = [
+    "__version__",
+    "apply_plan",
+    "bench",
+    "export",
+    "inspect",
+    "load",
+    "prune",
+    "regularize",
+    "save",
+    "train",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -82,7 +82,9 @@ def lock_output(path: Path) -> Iterator[None]:
 def output_error(path: Path, error: OSError) -> OutputError:
     """The sentence for an OSError met while writing ``path``."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(f"no space left on the device while writing {path}", "free some space and run again")
+        return OutputError(
+            f"no space left on the device while writing {path}", "free some space and run again"
+        )
     return OutputError(f"cannot write {path} ({error.strerror or error})", "choose another output")
 
 
