@@ -1,0 +1,113 @@
+"""Settings of a run, and the inputs that a model is fed under them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from sslcli.errors import InputError, ModelError
+from sslcli.options.common import Provider
+
+ModelSource = Path | bytes
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How models are run and timed.
+
+    Attributes:
+        provider: ``cpu`` or ``cuda``.
+        threads: intra-op threads of every session; nodes run one after the other.
+        batch_size: size of every input's batch axis.
+        budget_s: seconds of measurement for all models of one comparison together.
+        warmup: untimed runs of each model before the first sample.
+        min_blocks: blocks measured even when the budget is spent; a block holds samples of every model.
+        max_blocks: blocks measured at most.
+        seed: seed of the inputs and of the order inside blocks.
+        tf32: whether CUDA may round float32 factors to TF32; ONNX Runtime's own default is yes.
+        input_shape: shape without the batch axis for inputs whose other axes are symbolic.
+    """
+
+    provider: Provider = "cpu"
+    threads: int = 1
+    batch_size: int = 1
+    budget_s: float = 2.0
+    warmup: int = 3
+    min_blocks: int = 8
+    max_blocks: int = 2000
+    seed: int = 0
+    tf32: bool = True
+    input_shape: tuple[int, ...] | None = None
+
+
+def describe(model: ModelSource) -> str:
+    """How errors name a model."""
+    return f"the model of {len(model)} bytes" if isinstance(model, bytes) else str(model)
+
+
+def read_inputs(model: ModelSource) -> list[onnx.ValueInfoProto]:
+    """The inputs that a caller must give, without initialisers listed among them."""
+    try:
+        proto = (
+            onnx.load_from_string(model)
+            if isinstance(model, bytes)
+            else onnx.load(model, load_external_data=False)
+        )
+    except OSError as error:
+        raise ModelError(f"cannot read {model!s} ({error.strerror or error})") from error
+    except Exception as error:
+        raise ModelError(f"{describe(model)} is not an ONNX model ({error})") from error
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    return [item for item in proto.graph.input if item.name not in constants]
+
+
+def input_shape(item: onnx.ValueInfoProto, settings: RunSettings) -> tuple[int, ...]:
+    """The shape at which ``item`` is fed.
+
+    Raises:
+        InputError: its batch axis is fixed to another size, or another axis is symbolic and nothing says its size.
+    """
+    dims = item.type.tensor_type.shape.dim
+    fixed = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+    if not fixed:
+        return ()
+    if fixed[0] is not None and fixed[0] != settings.batch_size:
+        raise InputError(
+            f"input {item.name} has a fixed batch of {fixed[0]}, not {settings.batch_size}",
+            f"ask for --batch-size {fixed[0]}, or export the model with a dynamic batch axis",
+        )
+    rest = settings.input_shape
+    if rest is not None and len(rest) == len(fixed) - 1:
+        sizes: list[int | None] = [
+            size if size is not None else rest[axis] for axis, size in enumerate(fixed[1:])
+        ]
+    else:
+        sizes = fixed[1:]
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes):
+        raise InputError(
+            f"input {item.name} leaves axes beside the batch open", "say its size with --input-shape"
+        )
+    return (settings.batch_size, *known)
+
+
+def random_inputs(
+    described: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, tuple[int, ...]], seed: int
+) -> dict[str, Array]:
+    """Normal floats, zeros and ones for integers; the same for models whose inputs agree."""
+    generator = np.random.default_rng(seed)
+    feed: dict[str, Array] = {}
+    for item in described:
+        shape = shapes[item.name]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type)
+        if np.issubdtype(dtype, np.integer) or dtype == np.bool_:
+            feed[item.name] = generator.integers(0, 2, shape).astype(dtype)
+        else:
+            feed[item.name] = generator.standard_normal(shape, dtype=np.float32).astype(dtype)
+    return feed
