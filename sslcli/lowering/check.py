@@ -1,0 +1,119 @@
+"""Does an ONNX model compute what it should? Structure, fresh inputs, relative error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from sslcli.errors import DeviceError, VerificationError
+from sslcli.lowering import protos
+from sslcli.lowering.protos import Array
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}
+ONE_FILE_BYTES = 2**31 - 2**20  # protobuf's limit, less room for the graph itself
+
+
+def session(
+    model: onnx.ModelProto | bytes | Path, *, provider: str = "cpu", threads: int = 1, optimise: bool = True
+) -> ort.InferenceSession:
+    """An inference session with the threads set, warnings off and no fall-back to another provider.
+
+    Raises:
+        DeviceError: the provider is not in this build of onnxruntime.
+    """
+    name = PROVIDERS[provider]
+    if name not in ort.get_available_providers():
+        raise DeviceError(
+            f"this onnxruntime has no {name}",
+            "install onnxruntime-gpu in place of onnxruntime" if provider == "cuda" else None,
+        )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
+    return ort.InferenceSession(
+        str(source) if isinstance(source, Path) else source, sess_options=options, providers=[name]
+    )
+
+
+def run(model: onnx.ModelProto | bytes | Path, feeds: Mapping[str, Array]) -> list[Array]:
+    """The outputs on the CPU, without graph optimisations that are not exact."""
+    results: list[Array] = session(model).run(None, dict(feeds))
+    return results
+
+
+def relative_error(expected: Array, got: Array) -> float:
+    """||expected - got|| / ||expected|| in float64; infinity for other shapes or new NaNs.
+
+    Where ``expected`` is zero the error is absolute. Equal infinities and NaNs count as equal.
+    """
+    if expected.shape != got.shape:
+        return float("inf")
+    wide, other = expected.astype(np.float64), got.astype(np.float64)
+    same = (wide == other) | (np.isnan(wide) & np.isnan(other))
+    difference = np.where(same, 0.0, wide - other)
+    if not np.isfinite(difference).all():
+        return float("inf")
+    norm = float(np.linalg.norm(np.where(np.isfinite(wide), wide, 0.0)))
+    return float(np.linalg.norm(difference)) / (norm or 1.0)
+
+
+def worst_error(expected: Sequence[Array], got: Sequence[Array]) -> float:
+    """The largest relative error over all outputs."""
+    if len(expected) != len(got):
+        return float("inf")
+    return max((relative_error(a, b) for a, b in zip(expected, got, strict=True)), default=0.0)
+
+
+def require_equal(expected: Sequence[Array], got: Sequence[Array], tolerance: float, what: str) -> float:
+    """The worst relative error.
+
+    Raises:
+        VerificationError: it exceeds the tolerance.
+    """
+    error = worst_error(expected, got)
+    if not error <= tolerance:
+        raise VerificationError(
+            f"{what}: relative error {error:.2e} exceeds {tolerance:.0e}", "nothing was written"
+        )
+    return error
+
+
+def check_structure(model: onnx.ModelProto) -> None:
+    """Run onnx.checker on a model that fits in one file."""
+    if protos.size_bytes(model) < ONE_FILE_BYTES:
+        onnx.checker.check_model(model, full_check=True)
+
+
+def fresh_feeds(model: onnx.ModelProto, *, batch_size: int, seed: int = 0) -> dict[str, Array]:
+    """Random inputs for a model whose open dimensions are all the batch.
+
+    Raises:
+        VerificationError: an input has a type that cannot be drawn.
+    """
+    random = np.random.default_rng(seed)
+    return {value.name: _draw(random, value, batch_size) for value in graph_inputs(model.graph)}
+
+
+def graph_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that are no initialisers (old files list both)."""
+    known = protos.constants(graph)
+    return [value for value in graph.input if value.name not in known]
+
+
+def _draw(random: np.random.Generator, value: onnx.ValueInfoProto, batch_size: int) -> Array:
+    tensor = value.type.tensor_type
+    shape = [d.dim_value if d.HasField("dim_value") else batch_size for d in tensor.shape.dim]
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    if np.issubdtype(dtype, np.floating):
+        return random.standard_normal(shape, np.float32).astype(dtype)
+    if np.issubdtype(dtype, np.integer) or dtype == np.bool_:
+        return random.integers(0, 2, shape).astype(dtype)
+    raise VerificationError(f"input {value.name} has type {dtype}, for which no test input can be drawn")

@@ -1,0 +1,79 @@
+"""ONNX files in and out: one file up to 2 GB, external data beyond, written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from sslcli.errors import ModelError, OutputError
+from sslcli.files import atomic_output, output_error
+from sslcli.lowering import check, protos
+
+_ALIGNMENT = 4096
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Read a model with its external data.
+
+    Raises:
+        ModelError: not there, not ONNX, or its data file is missing.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path} does not exist", "name an existing .onnx file")
+    try:
+        model = onnx.load(path)
+    except Exception as error:  # protobuf, numpy and OSError alike: the file is not readable as ONNX
+        raise ModelError(f"{path} cannot be read as ONNX ({error})", "export it again") from error
+    if not model.graph.node:
+        raise ModelError(f"{path} holds no ONNX graph", "name an ONNX model")
+    return model
+
+
+def write_onnx(model: onnx.ModelProto, path: Path, *, limit_bytes: int = check.ONE_FILE_BYTES) -> Path:
+    """Write a model atomically; beyond ``limit_bytes`` the weights go to ``path`` + ``.data``.
+
+    With two files the old model is removed before the new data are put in place, so that a killed run
+    never leaves a model beside data that are not its own.
+
+    Raises:
+        OutputError: the output cannot be written.
+    """
+    data = path.with_name(path.name + ".data")
+    if protos.size_bytes(model) < limit_bytes:
+        with atomic_output(path) as temporary:
+            temporary.write_bytes(model.SerializeToString())
+        _unlink(data)
+        return path
+    slim = onnx.ModelProto()
+    slim.CopyFrom(model)
+    with atomic_output(data) as temporary:
+        _move_data(slim, temporary, data.name)
+        _unlink(path)
+    with atomic_output(path) as temporary:
+        temporary.write_bytes(slim.SerializeToString())
+    return path
+
+
+def _move_data(model: onnx.ModelProto, target: Path, location: str) -> None:
+    with target.open("wb") as stream:
+        for tensor in model.graph.initializer:
+            raw = tensor.raw_data or protos.array(tensor).tobytes()
+            stream.seek(-stream.tell() % _ALIGNMENT, 1)
+            offset = stream.tell()
+            stream.write(raw)
+            for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data"):
+                tensor.ClearField(field)
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in (("location", location), ("offset", str(offset)), ("length", str(len(raw)))):
+                tensor.external_data.add(key=key, value=value)
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+__all__ = ["OutputError", "read_onnx", "write_onnx"]

@@ -1,0 +1,145 @@
+"""Reading and editing ONNX protos: the few verbs that the passes share.
+
+Every pass takes and gives back a ``ModelProto``. Constants are initialisers (``clean`` sees to it), so a
+pass asks ``constants(graph)`` for tensors and ``consumers(graph)`` for readers.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+Array = NDArray[np.generic]
+Attribute = int | float | str | Sequence[int]
+
+
+def constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """The initialisers by name."""
+    return {tensor.name: tensor for tensor in graph.initializer}
+
+
+def array(tensor: onnx.TensorProto) -> Array:
+    """The values of an initialiser."""
+    values: Array = numpy_helper.to_array(tensor)
+    return values
+
+
+def set_constant(graph: onnx.GraphProto, name: str, values: Array) -> None:
+    """Replace or add the initialiser ``name``."""
+    tensor = numpy_helper.from_array(np.ascontiguousarray(values), name)
+    for old in graph.initializer:
+        if old.name == name:
+            old.CopyFrom(tensor)
+            return
+    graph.initializer.append(tensor)
+
+
+def integer(node: onnx.NodeProto, name: str, default: int) -> int:
+    """One integer attribute, or the default."""
+    value = _attribute(node, name)
+    return default if value is None else int(value)
+
+
+def integers(node: onnx.NodeProto, name: str, default: Sequence[int]) -> list[int]:
+    """One attribute that is a list of integers, or the default."""
+    value = _attribute(node, name)
+    return list(default) if value is None else [int(item) for item in value]
+
+
+def number(node: onnx.NodeProto, name: str, default: float) -> float:
+    """One float attribute, or the default."""
+    value = _attribute(node, name)
+    return default if value is None else float(value)
+
+
+def text(node: onnx.NodeProto, name: str, default: str) -> str:
+    """One string attribute, or the default."""
+    value = _attribute(node, name)
+    return default if value is None else str(value.decode())
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> Any:
+    found = next((found for found in node.attribute if found.name == name), None)
+    return None if found is None else onnx.helper.get_attribute_value(found)
+
+
+def set_attribute(node: onnx.NodeProto, name: str, value: Attribute) -> None:
+    """Replace or add one attribute."""
+    kept = [found for found in node.attribute if found.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+
+
+def consumers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
+    """Value name -> the nodes that read it, sub-graphs' readers under their outermost node."""
+    readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    for node in graph.node:
+        for name in sorted(reads(node)):
+            readers[name].append(node)
+    return readers
+
+
+def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
+    """Value name -> the node that writes it."""
+    return {name: node for node in graph.node for name in node.output if name}
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """Every value a node reads, those that its sub-graphs capture too."""
+    names = {name for name in node.input if name}
+    for found in node.attribute:
+        for body in [found.g] if found.type == onnx.AttributeProto.GRAPH else found.graphs:
+            written = {name for inner in body.node for name in inner.output}
+            written |= {tensor.name for tensor in body.initializer} | {value.name for value in body.input}
+            inner_reads = set().union(*(reads(inner) for inner in body.node)) if body.node else set()
+            names |= (inner_reads | {value.name for value in body.output}) - written
+    return names
+
+
+def outputs(graph: onnx.GraphProto) -> set[str]:
+    """Names of the graph's outputs."""
+    return {value.name for value in graph.output}
+
+
+def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Rename values wherever they are written or read, sub-graphs included."""
+    for value in [*graph.input, *graph.output, *graph.value_info, *graph.initializer]:
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for found in node.attribute:
+            for body in [found.g] if found.type == onnx.AttributeProto.GRAPH else found.graphs:
+                rename(body, names)
+
+
+def fresh(base: str, taken: Iterable[str]) -> str:
+    """``base``, or ``base_2``, ``base_3``, ... where it is taken."""
+    used = set(taken)
+    name, number = base, 1
+    while name in used:
+        number += 1
+        name = f"{base}_{number}"
+    return name
+
+
+def names(graph: onnx.GraphProto) -> set[str]:
+    """Every value name in use."""
+    found = {value.name for value in [*graph.input, *graph.output, *graph.initializer]}
+    return found | {name for node in graph.node for name in [*node.input, *node.output]}
+
+
+def size_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of all initialisers: what decides between one file and external data."""
+    return sum(len(tensor.raw_data) or array(tensor).nbytes for tensor in model.graph.initializer)
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """Version of the default operator set."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
