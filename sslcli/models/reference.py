@@ -1,0 +1,114 @@
+"""Factories named by code reference: `package.module:factory` and `path/file.py:factory`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sslcli.errors import ModelError, SslcliError
+
+
+def is_file_reference(reference: str) -> bool:
+    """Whether it is of the form `path/file.py:factory`."""
+    return reference.rpartition(":")[0].endswith(".py")
+
+
+@contextlib.contextmanager
+def import_path(reference: str) -> Iterator[None]:
+    """Make the reference's neighbours importable: the file's folder, or the current folder for a module.
+
+    Appended, so that nothing in that folder hides an installed package.
+    """
+    folder = (
+        Path(reference.rpartition(":")[0]).resolve().parent if is_file_reference(reference) else Path.cwd()
+    )
+    entry = str(folder)
+    added = entry not in sys.path
+    if added:
+        sys.path.append(entry)
+    try:
+        yield
+    finally:
+        if added and entry in sys.path:
+            sys.path.remove(entry)
+
+
+def resolve(reference: str) -> Any:
+    """The object that `package.module:name` or `path/file.py:name` names; runs that code.
+
+    Raises:
+        ModelError: there is no such file, module or attribute, or importing it fails.
+    """
+    place, _, attribute = reference.rpartition(":")
+    if not place or not attribute:
+        raise ModelError(
+            f"{reference!r} is not a code reference", "write package.module:factory or file.py:factory"
+        )
+    module = _module_from_file(Path(place)) if is_file_reference(reference) else _module_by_name(place)
+    value: Any = module
+    for name in attribute.split("."):
+        try:
+            value = getattr(value, name)
+        except AttributeError:
+            public = ", ".join(n for n in vars(module) if not n.startswith("_") and callable(vars(module)[n]))
+            raise ModelError(
+                f"{place} has no attribute {attribute!r}", f"it defines: {public[:300] or 'nothing callable'}"
+            ) from None
+    return value
+
+
+def _module_from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ModelError(f"there is no file {path}", "check the path before the colon")
+    resolved = path.resolve()
+    name = f"sslcli_code_{hashlib.sha256(str(resolved).encode()).hexdigest()[:16]}"
+    spec = importlib.util.spec_from_file_location(name, resolved)
+    if spec is None or spec.loader is None:
+        raise ModelError(f"{path} cannot be imported as Python", "name a .py file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except SslcliError:
+        sys.modules.pop(name, None)
+        raise
+    except Exception as error:  # the user's code may raise anything
+        sys.modules.pop(name, None)
+        raise ModelError(
+            f"{path} cannot be imported ({describe(error)})", "run it with python to see where"
+        ) from error
+    return module
+
+
+def _module_by_name(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise ModelError(
+                f"there is no module {name!r}",
+                "install it, or run where Python finds it, or write file.py:factory",
+            ) from error
+        raise ModelError(
+            f"module {name!r} needs {error.name!r}, which is not installed", "install it"
+        ) from error
+    except SslcliError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise ModelError(
+            f"module {name!r} cannot be imported ({describe(error)})", "import it in python to see where"
+        ) from error
+
+
+def describe(error: BaseException) -> str:
+    """`TypeError: first line of its message`, bounded."""
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
