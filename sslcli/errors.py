@@ -28,14 +28,17 @@ class SslcliError(Exception):
     Args:
         what: what is wrong and where, one sentence without the final full stop.
         hint: what to do next, or None where ``what`` already says it.
+        culprit: the word of the user's that caused it (a glob, a name), so that a recipe's error can
+            name the line it stands on; without it the quoted words of ``what`` are tried.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, hint: str | None = None) -> None:
+    def __init__(self, what: str, hint: str | None = None, culprit: str | None = None) -> None:
         super().__init__(what)
         self.what = what
         self.hint = hint
+        self.culprit = culprit
 
     def __str__(self) -> str:
         return self.what if self.hint is None else f"{self.what}; {self.hint}"
@@ -105,7 +108,7 @@ class OutputError(SslcliError):
     exit_code = 9
 
 
-class Interrupted(SslcliError):
+class Interrupted(SslcliError):  # noqa: N818  (a stop on request is not an error, though it ends the run)
     """Stopped by a signal; the state was kept."""
 
     exit_code = 130

@@ -6,11 +6,16 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from sslcli.errors import OutputError
+
+# What write(2) and fsync(2) report without naming a file.
+_WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 
 @contextlib.contextmanager
@@ -19,6 +24,8 @@ def atomic_output(path: Path) -> Iterator[Path]:
 
     The temporary name keeps the suffix of ``path``, since writers choose their format by it.
     On any exception the temporary file is removed and whatever stood at ``path`` is untouched.
+    An OSError of the caller's body becomes an OutputError when it is about this output (it names the
+    temporary file, or is a write error, which names no file); any other passes through as it is.
 
     Raises:
         OutputError: the folder is missing or read-only, ``path`` is a folder, or the disk is full.
@@ -29,13 +36,13 @@ def atomic_output(path: Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        _sync(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())
-        temporary.replace(path)
-        _sync(path.parent)
-    except OSError as error:
-        raise output_error(path, error) from error
+        try:
+            yield temporary
+        except OSError as error:
+            if _is_about(error, temporary):
+                raise output_error(path, error) from error
+            raise
+        _publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -62,21 +69,50 @@ def lock_output(path: Path) -> Iterator[None]:
     """
     check_writable(path)
     lock = path.parent / f".{path.name}.lock"
-    try:
-        stream = lock.open("a")
-    except OSError as error:
-        raise output_error(path, error) from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(
-                f"{path} is being written by another run", "wait for it, or choose another output"
-            ) from error
+    with _locked(lock, path):
+        _remove_leftovers(path)
         try:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+def _locked(lock: Path, path: Path) -> TextIO:
+    """Open and lock the file that stands at ``lock`` now.
+
+    Between opening and locking, the holder before us may have unlinked the file that we opened: its lock
+    would then guard nothing. So the locked file must still be the one that the name leads to.
+    """
+    while True:
+        try:
+            stream = lock.open("a")
+        except OSError as error:
+            raise output_error(path, error) from error
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            stream.close()
+            raise OutputError(
+                f"{path} is being written by another run", "wait for it, or choose another output"
+            ) from error
+        if _leads_to(lock, stream):
+            return stream
+        stream.close()
+
+
+def _leads_to(path: Path, stream: TextIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files that killed runs left of ``path``; only its lock's holder may."""
+    name = re.compile(re.escape(f".{path.stem}.") + r"[a-z0-9_]{8}" + re.escape(f".tmp{path.suffix}"))
+    for entry in path.parent.iterdir():
+        if name.fullmatch(entry.name):
+            entry.unlink(missing_ok=True)
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
@@ -86,6 +122,22 @@ def output_error(path: Path, error: OSError) -> OutputError:
             f"no space left on the device while writing {path}", "free some space and run again"
         )
     return OutputError(f"cannot write {path} ({error.strerror or error})", "choose another output")
+
+
+def _is_about(error: OSError, temporary: Path) -> bool:
+    if error.filename is None:
+        return error.errno in _WRITE_ERRORS
+    return str(error.filename) == str(temporary)
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    try:
+        _sync(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def _temporary(path: Path) -> tuple[int, str]:

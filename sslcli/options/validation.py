@@ -1,0 +1,123 @@
+"""Values to options, with problems in words: shared by the recipe's lines and the command line's flags."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+Key = str | int
+M = TypeVar("M", bound=BaseModel)
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a mapping of names to values",
+    "model": "a mapping of names to values",
+    "mapping": "a mapping of names to values",
+}
+_BOUNDS = {
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with the values given.
+
+    Attributes:
+        path: the keys that lead to the value (for an unknown key, to the key itself).
+        what: the sentence, without the place.
+        hint: the nearest right word, as a question, or None.
+        unknown: whether the key itself is what is wrong.
+    """
+
+    path: tuple[Key, ...]
+    what: str
+    hint: str | None = None
+    unknown: bool = False
+
+
+class OptionsError(Exception):
+    """Values that do not make options; caught by whoever knows where they were written."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(problem.what for problem in problems))
+        self.problems = problems
+
+
+def parse(kind: type[M], values: Mapping[str, object]) -> M:
+    """Validate ``values`` as a ``kind``.
+
+    Raises:
+        OptionsError: with every problem, not only the first.
+    """
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        raise OptionsError([_problem(kind, detail) for detail in error.errors()]) from None
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """``did you mean 'x'?`` for the closest of ``words``, or None where none is close."""
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
+    return f"did you mean '{close[0]}'?" if close else None
+
+
+def unknown_key(path: tuple[Key, ...], known: Iterable[str]) -> Problem:
+    """The problem of a key that nobody knows, with the nearest right one."""
+    words = sorted(known)
+    hint = nearest(str(path[-1]), words) or f"known keys are {', '.join(words)}"
+    return Problem(path, f"unknown key '{path[-1]}'", hint, unknown=True)
+
+
+def _problem(kind: type[BaseModel], detail: Any) -> Problem:
+    path = tuple(detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return unknown_key(path, _keys_at(kind, path[:-1]))
+    name = ".".join(str(part) for part in path if not str(part).startswith(("function-", "tagged-")))
+    if detail["type"] == "missing":
+        return Problem(path, f"the key '{name}' is missing")
+    if detail["type"] == "literal_error":
+        expected = str(detail["ctx"]["expected"])
+        words = [word.strip("' ") for word in expected.replace(" or ", ",").split(",")]
+        hint = nearest(str(detail["input"]), words)
+        return Problem(path, f"'{name}' should be {expected}, not {_shown(detail['input'])}", hint)
+    return Problem(path, f"'{name}' should be {_expected(detail)}, not {_shown(detail['input'])}")
+
+
+def _expected(detail: Any) -> str:
+    if detail["type"] in _BOUNDS:
+        return _BOUNDS[detail["type"]].format(**detail["ctx"])
+    if detail["type"] == "int_from_float":
+        return "a whole number"
+    stem = detail["type"].split("_")[0]
+    if stem in _KINDS:
+        return _KINDS[stem]
+    if detail["type"] == "value_error":
+        return str(detail["ctx"]["error"])
+    message = str(detail["msg"])
+    return message.removeprefix("Input should be ").removeprefix("Value error, ")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _keys_at(kind: type[BaseModel], path: tuple[Key, ...]) -> list[str]:
+    current: Any = kind
+    for part in path:
+        fields = getattr(current, "model_fields", {})
+        current = fields[part].annotation if part in fields else None
+    return [field.alias or name for name, field in getattr(current, "model_fields", {}).items()]

@@ -1,0 +1,203 @@
+"""From a YAML file to a validated ``Recipe``, or to every problem with its line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sslcli.errors import RecipeError, SslcliError, UsageError
+from sslcli.options.common import DataOptions, ModelOptions
+from sslcli.options.steps import STEPS, own_options, settings
+from sslcli.options.validation import Key, OptionsError, Problem, nearest, parse
+from sslcli.recipe.document import Document, read_document
+from sslcli.recipe.model import ModelKeys, Recipe, RecipeKeys, Step, StepKeys
+from sslcli.recipe.overrides import TOP, override
+
+# Options whose value may be the id of an earlier step instead of a file.
+REFERENCES = ("baseline", "teacher", "normalize_from")
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and validate a recipe.
+
+    Raises:
+        RecipeError: the first problem, ``file:line: sentence``.
+        UsageError: an override that does not fit.
+    """
+    recipe, problems = recipe_problems(path, overrides)
+    if recipe is None:
+        raise problems[0]
+    return recipe
+
+
+def recipe_problems(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe | None, Sequence[SslcliError]]:
+    """The recipe, or None and all that is wrong with it, in the order of the lines."""
+    try:
+        document = read_document(path)
+    except RecipeError as error:
+        return None, [error]
+    for setting in overrides:
+        override(document, setting)
+    try:
+        keys = parse(RecipeKeys, document.values)
+    except OptionsError as error:
+        return None, _errors(document, [*error.problems, *_early_step_problems(document)])
+    found = [*_model_problems(keys.model), *_step_problems(keys)]
+    steps: list[Step] = []
+    for index, step in enumerate(keys.steps):
+        try:
+            steps.append(_step(keys, index, step))
+        except OptionsError as error:
+            found += [_within(("steps", index, "with"), problem) for problem in error.problems]
+    if found:
+        return None, _errors(document, found)
+    return _recipe(path, document, keys, steps), []
+
+
+def _recipe(path: Path, document: Document, keys: RecipeKeys, steps: list[Step]) -> Recipe:
+    return Recipe(
+        file=path,
+        name=path.stem,
+        seed=keys.seed,
+        source=keys.model.weights or f"arch:{keys.model.arch}",
+        model=ModelOptions.model_validate(_model_values(keys.model)),
+        data=DataOptions.model_validate(_data_values(keys)),
+        steps=tuple(steps),
+        document=document,
+    )
+
+
+def _step(keys: RecipeKeys, index: int, step: StepKeys) -> Step:
+    given = dict(step.values or {})
+    defaults = {"model": _model_values(keys.model), "data": _data_values(keys), "run": {"seed": keys.seed}}
+    own = own_options(step.uses).model_fields
+    if "seed" in own:
+        defaults["step"] = {"seed": keys.seed}
+    chosen = settings(step.uses, given, defaults)
+    return Step(step.id, step.uses, _needs(keys, index), given, chosen, index)
+
+
+def _needs(keys: RecipeKeys, index: int) -> tuple[str, ...]:
+    step = keys.steps[index]
+    if isinstance(step.needs, str):
+        needs = [step.needs]
+    elif step.needs is not None:
+        needs = list(step.needs)
+    else:
+        needs = [keys.steps[index - 1].id] if index else []
+    ids = {other.id for other in keys.steps[:index]}
+    for name in REFERENCES:
+        value = (step.values or {}).get(name)
+        if isinstance(value, str) and value in ids and value not in needs:
+            needs.append(value)
+    return tuple(needs)
+
+
+def _model_values(model: ModelKeys) -> dict[str, Any]:
+    return {name: getattr(model, name) for name in ModelOptions.model_fields}
+
+
+def _data_values(keys: RecipeKeys) -> dict[str, Any]:
+    values = {name: getattr(keys.data, name) for name in DataOptions.model_fields}
+    values["data"] = keys.data.name or keys.data.data
+    return values
+
+
+def _model_problems(model: ModelKeys) -> list[Problem]:
+    if model.weights or model.arch:
+        return []
+    return [Problem(("model",), "the model has neither 'arch' nor 'weights'", "give one of them")]
+
+
+def _step_problems(keys: RecipeKeys) -> list[Problem]:
+    """What is wrong between the steps: names that repeat, needs that lead nowhere."""
+    problems: list[Problem] = []
+    earlier: dict[str, StepKeys] = {}
+    later = {step.id for step in keys.steps}
+    for index, step in enumerate(keys.steps):
+        path = ("steps", index)
+        if step.id in earlier:
+            problems.append(Problem((*path, "id"), f"two steps are called '{step.id}'", "rename one"))
+        if step.id in TOP:
+            problems.append(
+                Problem((*path, "id"), f"a step cannot be called '{step.id}'", "that is a key of the recipe")
+            )
+        for need in _needs(keys, index):
+            problems += _need_problems(path, step, need, earlier, later)
+        problems += _product_problems(keys, index, earlier)
+        earlier[step.id] = step
+    return problems
+
+
+def _need_problems(
+    path: tuple[Key, ...], step: StepKeys, need: str, earlier: dict[str, StepKeys], later: set[str]
+) -> list[Problem]:
+    where = (*path, "needs")
+    if need in earlier:
+        return []
+    if need == step.id or need in later:
+        return [Problem(where, f"step '{step.id}' needs '{need}', which is not before it", "move it up")]
+    hint = nearest(need, earlier) or f"steps before it are {', '.join(earlier) or 'none'}"
+    return [Problem(where, f"step '{step.id}' needs '{need}', which is no step", hint)]
+
+
+def _product_problems(keys: RecipeKeys, index: int, earlier: dict[str, StepKeys]) -> list[Problem]:
+    """A step must be given something that it can work on."""
+    step, needs = keys.steps[index], _needs(keys, index)
+    source = earlier.get(needs[0]) if needs else None
+    if source is None:
+        return []
+    product = STEPS[source.uses].product
+    where = ("steps", index, "needs")
+    if product == "none":
+        what = f"step '{step.id}' comes after '{source.id}' ({source.uses}), which makes no model"
+        return [Problem(where, what, f"add 'needs: STEP' with a step that makes one to '{step.id}'")]
+    if product == "onnx" and step.uses in ("train", "regularize", "prune"):
+        what = f"step '{step.id}' ({step.uses}) cannot work on the ONNX file of '{source.id}'"
+        return [Problem(where, what, "add 'needs: STEP' with a step that makes a model")]
+    return []
+
+
+def _early_step_problems(document: Document) -> list[Problem]:
+    """Problems of the ``with`` blocks that can be told although the recipe's frame is broken too."""
+    problems: list[Problem] = []
+    steps = document.values.get("steps")
+    for index, step in enumerate(steps if isinstance(steps, list) else []):
+        uses = step.get("uses") if isinstance(step, dict) else None
+        values = step.get("with") if isinstance(step, dict) else None
+        if isinstance(uses, str) and uses in STEPS and isinstance(values, dict):
+            try:
+                settings(uses, values)
+            except OptionsError as error:
+                problems += [_within(("steps", index, "with"), problem) for problem in error.problems]
+    return problems
+
+
+def _within(path: tuple[Key, ...], problem: Problem) -> Problem:
+    return Problem((*path, *problem.path), problem.what, problem.hint, problem.unknown)
+
+
+def _errors(document: Document, problems: list[Problem]) -> list[SslcliError]:
+    placed = [(document.place(problem.path), problem) for problem in problems]
+    placed.sort(key=lambda pair: _line(pair[0]))
+    return [_error(document, place, problem) for place, problem in placed]
+
+
+def _error(document: Document, place: str, problem: Problem) -> SslcliError:
+    text = f"{place}: {problem.what}{_context(document, problem.path)}"
+    kind = UsageError if place.startswith("--set") else RecipeError
+    return kind(text, problem.hint)
+
+
+def _context(document: Document, path: tuple[Key, ...]) -> str:
+    """Which step a problem belongs to, where its sentence does not say it."""
+    if len(path) < 3 or path[0] != "steps" or path[2] != "with":
+        return ""
+    step = document.values["steps"][path[1]]
+    return f" in step '{step.get('id')}' ({step.get('uses')})" if isinstance(step, dict) else ""
+
+
+def _line(place: str) -> int:
+    number = place.rpartition(":")[2]
+    return int(number) if number.isdigit() else 0
