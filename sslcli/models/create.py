@@ -11,10 +11,10 @@ from typing import Any, Literal
 from torch import nn
 
 from sslcli.errors import ModelError, SslcliError
-from sslcli.models.reference import describe, import_path, resolve
 from sslcli.models.registry import ARCHITECTURES, Architecture
 from sslcli.models.scalars import typed_args
 from sslcli.models.seeding import seeded
+from sslcli.reference import describe, import_path, resolve
 
 ArchKind = Literal["builtin", "torchvision", "timm", "code"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sslcli.errors import ModelError, SslcliError
+from sslcli.errors import InputError, ModelError, SslcliError
 
 
 def is_file_reference(reference: str) -> bool:
@@ -40,38 +40,43 @@ def import_path(reference: str) -> Iterator[None]:
             sys.path.remove(entry)
 
 
-def resolve(reference: str) -> Any:
+def resolve(reference: str, failure: type[InputError] = ModelError) -> Any:
     """The object that `package.module:name` or `path/file.py:name` names; runs that code.
 
     Raises:
-        ModelError: there is no such file, module or attribute, or importing it fails.
+        InputError: there is no such file, module or attribute, or importing it fails; its class
+            is ``failure``.
     """
     place, _, attribute = reference.rpartition(":")
     if not place or not attribute:
-        raise ModelError(
+        raise failure(
             f"{reference!r} is not a code reference", "write package.module:factory or file.py:factory"
         )
-    module = _module_from_file(Path(place)) if is_file_reference(reference) else _module_by_name(place)
+    module = (
+        _module_from_file(Path(place), failure)
+        if is_file_reference(reference)
+        else _module_by_name(place, failure)
+    )
     value: Any = module
     for name in attribute.split("."):
         try:
             value = getattr(value, name)
         except AttributeError:
             public = ", ".join(n for n in vars(module) if not n.startswith("_") and callable(vars(module)[n]))
-            raise ModelError(
+            raise failure(
                 f"{place} has no attribute {attribute!r}", f"it defines: {public[:300] or 'nothing callable'}"
             ) from None
     return value
 
 
-def _module_from_file(path: Path) -> ModuleType:
+def _module_from_file(path: Path, failure: type[InputError]) -> ModuleType:
     if not path.is_file():
-        raise ModelError(f"there is no file {path}", "check the path before the colon")
+        raise failure(f"there is no file {path}", "check the path before the colon")
     resolved = path.resolve()
     name = f"sslcli_code_{hashlib.sha256(str(resolved).encode()).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(name, resolved)
     if spec is None or spec.loader is None:
-        raise ModelError(f"{path} cannot be imported as Python", "name a .py file")
+        raise failure(f"{path} cannot be imported as Python", "name a .py file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look their module up there
     try:
@@ -81,28 +86,28 @@ def _module_from_file(path: Path) -> ModuleType:
         raise
     except Exception as error:  # the user's code may raise anything
         sys.modules.pop(name, None)
-        raise ModelError(
+        raise failure(
             f"{path} cannot be imported ({describe(error)})", "run it with python to see where"
         ) from error
     return module
 
 
-def _module_by_name(name: str) -> ModuleType:
+def _module_by_name(name: str, failure: type[InputError]) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-            raise ModelError(
+            raise failure(
                 f"there is no module {name!r}",
                 "install it, or run where Python finds it, or write file.py:factory",
             ) from error
-        raise ModelError(
+        raise failure(
             f"module {name!r} needs {error.name!r}, which is not installed", "install it"
         ) from error
     except SslcliError:
         raise
     except Exception as error:  # the user's code may raise anything
-        raise ModelError(
+        raise failure(
             f"module {name!r} cannot be imported ({describe(error)})", "import it in python to see where"
         ) from error
 

@@ -1,0 +1,120 @@
+"""DATA as the command line names it, turned into a data set."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from sslcli.data import cifar, digits, mnist
+from sslcli.data.augment import CropMirror
+from sslcli.data.factory import load_factory
+from sslcli.data.folders import data_root
+from sslcli.data.imagefolder import load_imagefolder
+from sslcli.data.partition import cut, validation_count
+from sslcli.data.samples import check_targets
+from sslcli.data.source import DataSource, Normalization, TensorSplit, choose_normalization
+from sslcli.errors import DataError
+
+Arrays = dict[str, tuple[Tensor, Tensor]]
+BUILT_IN = ("mnist", "fashion-mnist", "cifar10", "mnist-5k")
+
+
+def load_data(
+    name: str,
+    *,
+    root: str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+    augment: bool | None = None,
+    input_shape: Sequence[int] | None = None,
+    workers: int = 0,
+) -> DataSource:
+    """Load a data set by its name on the command line.
+
+    Where the data has no validation split, a tenth of the training set (at most 5,000 samples) is cut
+    off for it, the same samples for every seed.
+
+    Args:
+        name: ``mnist``, ``fashion-mnist``, ``cifar10``, ``mnist-5k``, ``imagefolder:DIR``,
+            ``package.module:factory`` or ``file.py:factory``.
+        root: folder that holds the data sets' files; default SSLCLI_DATA_ROOT, then the user's cache.
+        mean: mean per channel for values in [0, 1]; default: the data set's own.
+        std: standard deviation per channel; goes with ``mean``.
+        seed: handed to a factory that takes a ``seed``; the built-in sets do not depend on it.
+        augment: whether training samples are augmented; default: cifar10 and imagefolder are.
+        input_shape: (C, H, W) that the model takes; image folders are resized to it.
+        workers: processes that prepare samples of image folders and factories.
+
+    Raises:
+        DataError: no such data set, or its files are missing, damaged or do not fit.
+    """
+    if name in BUILT_IN:
+        return _built_in(name, data_root(root), mean, std, augment)
+    if name.startswith("imagefolder:"):
+        folder = Path(name.removeprefix("imagefolder:")).expanduser()
+        return load_imagefolder(
+            folder, mean=mean, std=std, augment=augment, input_shape=input_shape, workers=workers
+        )
+    if ":" in name:
+        return load_factory(name, mean=mean, std=std, seed=seed, workers=workers)
+    close = difflib.get_close_matches(name, BUILT_IN, n=1, cutoff=0.5)
+    raise DataError(
+        f"there is no data set {name!r}" + (f"; did you mean {close[0]}" if close else ""),
+        f"use {', '.join(BUILT_IN)}, imagefolder:DIR, package.module:factory or file.py:factory",
+    )
+
+
+def _built_in(
+    name: str, root: Path, mean: Sequence[float] | None, std: Sequence[float] | None, augment: bool | None
+) -> DataSource:
+    read, classes, default, augmentation = _BUILT_IN[name]
+    arrays = read(root)
+    for split, (_, labels) in arrays.items():
+        check_targets(labels, len(classes), f"the {split} split of {name}")
+    pixels, labels = arrays["train"]
+    shape = tuple(pixels.shape[1:])
+    normalization = choose_normalization(default, mean, std, shape[0])
+    if augment is False:
+        augmentation = None
+    elif augment is True and augmentation is None:
+        raise DataError(f"{name} has no augmentation to turn on", "leave --augment out")
+    rest, part = cut(labels, validation_count(len(labels)))
+    return DataSource(
+        name=name,
+        train=TensorSplit(pixels[rest], labels[rest], normalization, augmentation),
+        validation=TensorSplit(pixels[part], labels[part], normalization),
+        test=TensorSplit(*arrays["test"], normalization),
+        normalization=normalization,
+        input_shape=shape,
+        classes=classes,
+        augmentation=str(augmentation or "none"),
+    )
+
+
+def _read_mnist(root: Path) -> Arrays:
+    return mnist.read_idx_set("mnist", mnist.MNIST, root)
+
+
+def _read_fashion_mnist(root: Path) -> Arrays:
+    return mnist.read_idx_set("fashion-mnist", mnist.FASHION_MNIST, root)
+
+
+def _read_digits(_: Path) -> Arrays:
+    return digits.read_digits()
+
+
+_BUILT_IN: dict[str, tuple[Callable[[Path], Arrays], tuple[str, ...], Normalization, CropMirror | None]] = {
+    "mnist": (_read_mnist, mnist.MNIST.classes, mnist.MNIST.normalization, None),
+    "fashion-mnist": (
+        _read_fashion_mnist,
+        mnist.FASHION_MNIST.classes,
+        mnist.FASHION_MNIST.normalization,
+        None,
+    ),
+    "cifar10": (cifar.read_cifar10, cifar.CLASSES, cifar.NORMALIZATION, CropMirror()),
+    "mnist-5k": (_read_digits, mnist.MNIST.classes, mnist.MNIST.normalization, None),
+}

@@ -1,0 +1,56 @@
+"""Reading many batches in a row, ahead of their use where a split has worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from sslcli.data.samples import SampleSplit
+from sslcli.data.source import Split
+from sslcli.errors import DataError, SslcliError
+
+Batch = tuple[Tensor, Tensor]
+
+
+def stream(split: Split, batches: Iterable[Tensor], *, seed: int = 0, epoch: int = 0) -> Iterator[Batch]:
+    """The batches of ``split`` for each tensor of indices, in order.
+
+    Gives exactly what ``split.batch(indices, seed=seed, epoch=epoch)`` gives; a split made with
+    ``workers`` prepares coming batches in that many processes meanwhile.
+    """
+    if isinstance(split, SampleSplit) and split.workers > 0:
+        return _worker_stream(split, batches, seed, epoch)
+    return (split.batch(indices, seed=seed, epoch=epoch) for indices in batches)
+
+
+class _Requests:
+    """The split as a map from one batch of indices to the finished batch, for DataLoader's workers."""
+
+    def __init__(self, split: SampleSplit, seed: int, epoch: int) -> None:
+        self.split = split
+        self.seed = seed
+        self.epoch = epoch
+
+    def __getitem__(self, indices: Tensor) -> Batch | tuple[str, str | None]:
+        try:
+            return self.split.batch(indices, seed=self.seed, epoch=self.epoch)
+        except SslcliError as error:  # as values, since a worker's exception loses its hint on the way
+            return error.what, error.hint
+
+
+def _worker_stream(split: SampleSplit, batches: Iterable[Tensor], seed: int, epoch: int) -> Iterator[Batch]:
+    # its own generator: the loader would draw its workers' base seed from the global one
+    loader: DataLoader[object] = DataLoader(
+        _Requests(split, seed, epoch),  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=batches,
+        num_workers=split.workers,
+        generator=torch.Generator(),
+    )
+    for made in loader:
+        if isinstance(made[0], str):
+            raise DataError(made[0], made[1])
+        yield made
