@@ -1,0 +1,178 @@
+"""Options of ``train`` and ``regularize``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from sslcli.options.common import Options, Positive
+
+StructureName = Literal["filter", "channel", "shape", "filter2d", "depth", "head", "hidden"]
+TargetName = Literal["macs", "params", "latency"]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class TrainOptions(Options):
+    """How a model is trained."""
+
+    epochs: Positive = Field(10, description="Passes over the training data.")
+    max_steps: Positive | None = Field(None, description="Stop after this many optimiser steps.")
+    lr: PositiveFloat = Field(0.01, description="Learning rate at its highest.")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="Optimiser.")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="Momentum of SGD.")
+    nesterov: bool = Field(False, description="Nesterov's form of momentum.")
+    weight_decay: NonNegative = Field(0.0, description="Weight decay on weights of two axes and more.")
+    schedule: Literal["constant", "step", "cosine", "onecycle"] = Field(
+        "cosine", description="Course of the learning rate."
+    )
+    milestones: tuple[PositiveFloat, ...] = Field(
+        (), description="Epochs at which schedule step multiplies by gamma; none: at 1/2 and 3/4 of the run."
+    )
+    gamma: PositiveFloat = Field(0.1, description="Factor of the learning rate at each milestone.")
+    warmup: NonNegative = Field(0.0, description="Epochs of linear rise to the learning rate.")
+    clip_norm: PositiveFloat | None = Field(None, description="Clip the gradient to this l2 norm.")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Label smoothing.")
+    task: str | None = Field(
+        None, description="file.py:factory or module:factory of a task; none: classification."
+    )
+    teacher: str | None = Field(None, description="Saved model whose outputs are distilled into this one.")
+    teacher_weight: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="Share of the teacher in the loss; the labels have the rest."
+    )
+    temperature: PositiveFloat = Field(2.0, description="Temperature of the teacher's probabilities.")
+    amp: Literal["off", "auto", "bf16", "fp16"] = Field(
+        "off", description="Mixed precision; auto: what the device has, off on CPU."
+    )
+    freeze_zeros: bool | None = Field(
+        None, description="Hold zero groups at zero; default for train: if the input's record names any."
+    )
+    recalibrate: bool = Field(
+        False, description="Estimate BatchNorm statistics anew on training data at the end."
+    )
+    keep: Literal["best", "last"] = Field(
+        "best", description="Which epoch's weights are kept: the best on the validation split, or the last."
+    )
+    resume: Literal["auto", "never", "must"] = Field(
+        "auto",
+        description="Continue a run that was stopped: if there is one, never, or fail if there is none.",
+    )
+    save_every_s: NonNegative = Field(60.0, description="Seconds between saves of the run's state.")
+    save_every_steps: Positive | None = Field(None, description="Steps between saves of the run's state.")
+    deterministic: bool = Field(False, description="Only deterministic algorithms on CUDA too; slower.")
+
+    @field_validator("amp", mode="before")
+    @classmethod
+    def _amp_from_bool(cls, value: object) -> object:
+        """YAML reads ``off`` as false; true stands for auto."""
+        if isinstance(value, bool):
+            return "auto" if value else "off"
+        return value
+
+    @model_validator(mode="after")
+    def _check_nesterov(self) -> TrainOptions:
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError("SGD with momentum above 0, where nesterov is on")
+        return self
+
+
+class StructureOptions(Options):
+    """One structure, its strength and the layers it holds for."""
+
+    name: StructureName = Field(description="filter, channel, shape, filter2d, depth, head or hidden.")
+    strength: NonNegative = Field(description="Factor of the penalty.")
+    match: str = Field("*", description="Glob on the layers' names.", min_length=1)
+
+
+class RegularizeOptions(TrainOptions):
+    """How a model is trained until groups are exactly zero."""
+
+    structures: tuple[StructureOptions, ...] = Field(
+        (),
+        description="Structures with strengths, NAME=STRENGTH[@GLOB]; of several that match, the last holds.",
+    )
+    solver: Literal["prox", "subgradient"] = Field(
+        "prox", description="prox: exact zeros by block soft-thresholding; subgradient: as the paper."
+    )
+    size_weights: bool = Field(True, description="Weigh groups by the square root of their size.")
+    element_threshold: NonNegative = Field(
+        1e-4, description="Solver subgradient: elements below this are set to 0 after each step."
+    )
+    strength_schedule: Literal["constant", "ramp", "staged"] = Field(
+        "constant", description="Course of the strengths."
+    )
+    strength_warmup: NonNegative = Field(
+        1.0, description="Schedule ramp: epochs over which strengths rise from 0."
+    )
+    strength_milestones: tuple[PositiveFloat, ...] = Field(
+        (), description="Schedule staged: epochs at which the next factor holds."
+    )
+    strength_factors: tuple[NonNegative, ...] = Field(
+        (1.0,), description="Schedule staged: factors of the strengths, one more than milestones."
+    )
+    target: dict[TargetName, Fraction] = Field(
+        default_factory=dict,
+        description="What may be left, as fractions of the original; finds the strengths.",
+    )
+    max_drop: NonNegative | None = Field(
+        None, description="Points of the metric that may be lost; one point is 0.01 of accuracy."
+    )
+    finetune_epochs: Annotated[int, Field(ge=0)] = Field(
+        0, description="Epochs after these without penalty and with zero groups frozen."
+    )
+    finetune_lr: PositiveFloat | None = Field(
+        None, description="Learning rate of the fine-tuning; none: the same."
+    )
+    depth_unit: Literal["block", "conv"] = Field(
+        "block", description="What a depth group is: a residual branch, or each convolution as in the paper."
+    )
+    keep: Literal["best", "last"] = Field(
+        "last", description="Which epoch's weights are kept; best looks at the fine-tuning alone, if any."
+    )
+
+    @field_validator("structures", mode="before")
+    @classmethod
+    def _structures_from_short_forms(cls, value: object) -> object:
+        return structure_list(value)
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> RegularizeOptions:
+        if self.strength_schedule == "staged":
+            if len(self.strength_factors) != len(self.strength_milestones) + 1:
+                raise ValueError("one more factor than milestones, where strength_schedule is staged")
+            if list(self.strength_milestones) != sorted(self.strength_milestones):
+                raise ValueError("increasing strength_milestones")
+        return self
+
+
+def structure_list(value: object) -> object:
+    """The list form of ``structures``.
+
+    Takes ``{filter: 5e-3}``, ``{filter: {strength: 5e-3, match: conv*}}``, ``{filter: {conv1: 5e-3, conv2:
+    1e-3}}``, ``{filter: [{...}, {...}]}``, a list of full entries, and texts ``filter=5e-3@conv*``.
+    Anything else is returned as it is, for the validation to complain about.
+    """
+    if isinstance(value, Mapping):
+        return [entry for name, given in value.items() for entry in _entries(name, given)]
+    if isinstance(value, list | tuple):
+        return [_from_text(entry) if isinstance(entry, str) else entry for entry in value]
+    return value
+
+
+def _entries(name: object, given: object) -> list[dict[str, Any]]:
+    if isinstance(given, list | tuple):
+        return [entry for item in given for entry in _entries(name, item)]
+    if not isinstance(given, Mapping):
+        return [{"name": name, "strength": given}]
+    if "strength" in given or "match" in given:
+        return [{"name": name, **given}]
+    return [{"name": name, "strength": strength, "match": glob} for glob, strength in given.items()]
+
+
+def _from_text(text: str) -> dict[str, Any]:
+    name, _, rest = text.partition("=")
+    strength, at, glob = rest.partition("@")
+    return {"name": name, "strength": strength, **({"match": glob} if at else {})}
