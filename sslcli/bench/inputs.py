@@ -24,7 +24,7 @@ class RunSettings:
     Attributes:
         provider: ``cpu`` or ``cuda``.
         threads: intra-op threads of every session; nodes run one after the other.
-        batch_size: size of every input's batch axis.
+        batch_size: size of every input's batch axis; None: the model's own, which then must be fixed.
         budget_s: seconds of measurement for all models of one comparison together.
         warmup: untimed runs of each model before the first sample.
         min_blocks: blocks measured even when the budget is spent; a block holds samples of every model.
@@ -36,7 +36,7 @@ class RunSettings:
 
     provider: Provider = "cpu"
     threads: int = 1
-    batch_size: int = 1
+    batch_size: int | None = 1
     budget_s: float = 2.0
     warmup: int = 3
     min_blocks: int = 8
@@ -51,18 +51,24 @@ def describe(model: ModelSource) -> str:
     return f"the model of {len(model)} bytes" if isinstance(model, bytes) else str(model)
 
 
-def read_inputs(model: ModelSource) -> list[onnx.ValueInfoProto]:
-    """The inputs that a caller must give, without initialisers listed among them."""
+def read_proto(model: ModelSource) -> onnx.ModelProto:
+    """Read a model without the weights that lie in external files.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
     try:
-        proto = (
-            onnx.load_from_string(model)
-            if isinstance(model, bytes)
-            else onnx.load(model, load_external_data=False)
-        )
+        if isinstance(model, bytes):
+            return onnx.load_from_string(model)
+        return onnx.load(model, load_external_data=False)
     except OSError as error:
         raise ModelError(f"cannot read {model!s} ({error.strerror or error})") from error
-    except Exception as error:
+    except Exception as error:  # protobuf's DecodeError is not part of its typed interface
         raise ModelError(f"{describe(model)} is not an ONNX model ({error})") from error
+
+
+def read_inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that a caller must give, without initialisers listed among them."""
     constants = {tensor.name for tensor in proto.graph.initializer}
     return [item for item in proto.graph.input if item.name not in constants]
 
@@ -71,30 +77,30 @@ def input_shape(item: onnx.ValueInfoProto, settings: RunSettings) -> tuple[int, 
     """The shape at which ``item`` is fed.
 
     Raises:
-        InputError: its batch axis is fixed to another size, or another axis is symbolic and nothing says its size.
+        InputError: its batch axis is fixed to another size, or nothing says the size of another axis.
     """
     dims = item.type.tensor_type.shape.dim
     fixed = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
     if not fixed:
         return ()
-    if fixed[0] is not None and fixed[0] != settings.batch_size:
+    batch_size = fixed[0] if settings.batch_size is None else settings.batch_size
+    if batch_size is None:
+        raise InputError(f"input {item.name} has an open batch axis", "say its size with --batch-size")
+    if fixed[0] is not None and fixed[0] != batch_size:
         raise InputError(
-            f"input {item.name} has a fixed batch of {fixed[0]}, not {settings.batch_size}",
+            f"input {item.name} has a fixed batch of {fixed[0]}, not {batch_size}",
             f"ask for --batch-size {fixed[0]}, or export the model with a dynamic batch axis",
         )
     rest = settings.input_shape
-    if rest is not None and len(rest) == len(fixed) - 1:
-        sizes: list[int | None] = [
-            size if size is not None else rest[axis] for axis, size in enumerate(fixed[1:])
-        ]
-    else:
-        sizes = fixed[1:]
+    sizes = fixed[1:]
+    if rest is not None and len(rest) == len(sizes):
+        sizes = [given if size is None else size for size, given in zip(sizes, rest, strict=True)]
     known = [size for size in sizes if size is not None]
     if len(known) < len(sizes):
         raise InputError(
             f"input {item.name} leaves axes beside the batch open", "say its size with --input-shape"
         )
-    return (settings.batch_size, *known)
+    return (batch_size, *known)
 
 
 def random_inputs(

@@ -38,7 +38,7 @@ def require_provider(provider: Provider) -> None:
 def require_placement(placements: Sequence[NodePlacement], provider: Provider, model: str) -> None:
     """Raise DeviceError if a node ran elsewhere than on ``provider``.
 
-    ONNX Runtime puts arithmetic on shapes (small integer tensors) on the CPU on purpose; that is no fall-back.
+    ONNX Runtime puts arithmetic on shapes (small integer tensors) on the CPU on purpose: no fall-back.
     """
     wanted = PROVIDER_NAMES[provider]
     strays = [node for node in placements if node.provider != wanted and not node.is_shape_arithmetic]
@@ -47,8 +47,8 @@ def require_placement(placements: Sequence[NodePlacement], provider: Provider, m
     named = ", ".join(f"{node.name} ({node.op_type})" for node in strays[:5])
     more = f" and {len(strays) - 5} more" if len(strays) > 5 else ""
     raise DeviceError(
-        f"{len(strays)} of {len(placements)} nodes of {model} ran on {strays[0].provider} instead of {wanted}: "
-        f"{named}{more}",
+        f"{len(strays)} of {len(placements)} nodes of {model} ran on {strays[0].provider} "
+        f"instead of {wanted}: {named}{more}",
         "export the model without these operators, or bench it with --providers cpu",
     )
 
@@ -68,6 +68,7 @@ def read_placements(events: Sequence[Mapping[str, Any]]) -> tuple[NodePlacement,
 
 
 def require_session_provider(session: ort.InferenceSession, provider: Provider) -> None:
+    """Raise DeviceError if ``session`` was opened on another provider than the one asked for."""
     if session.get_providers()[0] != PROVIDER_NAMES[provider]:
         raise DeviceError(
             f"ONNX Runtime {ort.__version__} has {PROVIDER_NAMES[provider]} but could not start it "
