@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -14,6 +15,25 @@ class Options(BaseModel):
     """Base of all option groups: unknown keys are errors, values are not changed after parsing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        """``epochs: yes`` is a mistake, though a bool passes for 1 elsewhere in Python."""
+        if isinstance(value, bool) and info.field_name is not None:
+            kinds = _members(cls.model_fields[info.field_name].annotation)
+            if kinds & {int, float} and bool not in kinds:
+                raise ValueError("a number")
+        return value
+
+
+def _members(annotation: Any) -> set[Any]:
+    """The plain types that an annotation is made of, through unions and Annotated."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return set().union(*(_members(item) for item in get_args(annotation)))
+    return {annotation} if isinstance(annotation, type) else set()
 
 
 class ModelOptions(Options):

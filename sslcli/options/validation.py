@@ -39,13 +39,13 @@ class Problem:
         path: the keys that lead to the value (for an unknown key, to the key itself).
         what: the sentence, without the place.
         hint: the nearest right word, as a question, or None.
-        unknown: whether the key itself is what is wrong.
+        value: the value that is wrong, or the unknown key.
     """
 
     path: tuple[Key, ...]
     what: str
     hint: str | None = None
-    unknown: bool = False
+    value: object = None
 
 
 class OptionsError(Exception):
@@ -78,22 +78,25 @@ def unknown_key(path: tuple[Key, ...], known: Iterable[str]) -> Problem:
     """The problem of a key that nobody knows, with the nearest right one."""
     words = sorted(known)
     hint = nearest(str(path[-1]), words) or f"known keys are {', '.join(words)}"
-    return Problem(path, f"unknown key '{path[-1]}'", hint, unknown=True)
+    return Problem(path, f"unknown key '{path[-1]}'", hint, path[-1])
 
 
 def _problem(kind: type[BaseModel], detail: Any) -> Problem:
     path = tuple(detail["loc"])
     if detail["type"] == "extra_forbidden":
         return unknown_key(path, _keys_at(kind, path[:-1]))
-    name = ".".join(str(part) for part in path if not str(part).startswith(("function-", "tagged-")))
+    name = ".".join(part for part in path if isinstance(part, str))
     if detail["type"] == "missing":
         return Problem(path, f"the key '{name}' is missing")
     if detail["type"] == "literal_error":
         expected = str(detail["ctx"]["expected"])
         words = [word.strip("' ") for word in expected.replace(" or ", ",").split(",")]
         hint = nearest(str(detail["input"]), words)
-        return Problem(path, f"'{name}' should be {expected}, not {_shown(detail['input'])}", hint)
-    return Problem(path, f"'{name}' should be {_expected(detail)}, not {_shown(detail['input'])}")
+        return Problem(
+            path, f"'{name}' should be {expected}, not {_shown(detail['input'])}", hint, detail["input"]
+        )
+    what = f"'{name}' should be {_expected(detail)}, not {_shown(detail['input'])}"
+    return Problem(path, what, value=detail["input"])
 
 
 def _expected(detail: Any) -> str:

@@ -6,6 +6,7 @@ iterative pass (nesting, tags, anchors) before the recursive composer sees them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,27 @@ class Document:
         while path and path not in self.places:
             path = path[:-1]
         return self.places.get(path, f"{self.file}:1")
+
+    def find(self, path: tuple[Key, ...], word: object) -> str | None:
+        """The place of the key or value that is ``word`` at or below ``path``; None where there is none."""
+        value: Any = self.values
+        for part in path:
+            try:
+                value = value[part]
+            except (KeyError, IndexError, TypeError):
+                return self.find(path[: path.index(part)], word) if path else None
+        return next(
+            (self.place(found) for found, item in walk(value, path) if item == word or found[-1:] == (word,)),
+            None,
+        )
+
+
+def walk(value: Any, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key, ...], Any]]:
+    """Every value at and below ``value`` with its path, parents first."""
+    yield path, value
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from walk(item, (*path, key))
 
 
 def read_document(path: Path) -> Document:

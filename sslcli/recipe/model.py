@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -105,24 +104,10 @@ class Recipe:
 
     def place(self, step: Step, word: str | None = None) -> str:
         """``file:line`` of ``word`` (a key or a value) within ``step``, or of the step itself."""
-        base = ("steps", step.index)
-        if word is not None:
-            for path, value in _walk(self.document.values["steps"][step.index], base):
-                if path[-1] == word or value == word or (isinstance(value, str) and word in value):
-                    return self.document.place(path)
-        return self.document.place(base)
+        path = ("steps", step.index)
+        found = self.document.find(path, word) if word is not None else None
+        return found or self.document.place(path)
 
     def mentions(self, step: Step, word: str) -> bool:
         """Whether ``word`` is a key or a value of ``step``."""
-        found = _walk(self.document.values["steps"][step.index], ())
-        return any(path[-1] == word or value == word for path, value in found if path)
-
-
-def _walk(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _walk(item, (*path, key))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _walk(item, (*path, index))
-    yield path, value
+        return self.document.find(("steps", step.index), word) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,13 +176,20 @@ def _early_step_problems(document: Document) -> list[Problem]:
 
 
 def _within(path: tuple[Key, ...], problem: Problem) -> Problem:
-    return Problem((*path, *problem.path), problem.what, problem.hint, problem.unknown)
+    return replace(problem, path=(*path, *problem.path))
 
 
 def _errors(document: Document, problems: list[Problem]) -> list[SslcliError]:
-    placed = [(document.place(problem.path), problem) for problem in problems]
+    placed = [(_place(document, problem), problem) for problem in problems]
     placed.sort(key=lambda pair: _line(pair[0]))
     return [_error(document, place, problem) for place, problem in placed]
+
+
+def _place(document: Document, problem: Problem) -> str:
+    """The line of the problem's path; short forms have no such path, so the value itself is looked for."""
+    if problem.path in document.places or problem.value is None:
+        return document.place(problem.path)
+    return document.find(problem.path, problem.value) or document.place(problem.path)
 
 
 def _error(document: Document, place: str, problem: Problem) -> SslcliError:

@@ -1,0 +1,12 @@
+from __future__ import annotations
+
+from sslcli.cli.command import Common, step_command
+from sslcli.pipeline.request import Request
+
+
+@step_command("inspect", output="none")
+def command(request: Request, common: Common) -> object:
+    """Show the layers of MODEL, their groups, sparsity and MACs, and why a layer is left whole."""
+    from sslcli.pipeline import jobs
+
+    return jobs.inspect(request)

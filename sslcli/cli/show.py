@@ -1,0 +1,35 @@
+"""Results to stdout and to the JSON file that was asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from sslcli.cli.terminal import Terminal
+from sslcli.files import atomic_output
+
+
+def show(result: object, json_to: str | None, terminal: Terminal) -> None:
+    """Print ``result`` as tables, or as JSON alone with ``--json -``; then raise what it failed of.
+
+    A result may carry a ``failure``: numbers that were asked for are shown even if a gate on them is not
+    met.
+    """
+    if result is None:
+        return
+    from sslcli import report
+
+    if json_to is not None:
+        text = json.dumps(report.to_json(result), indent=2, allow_nan=False) + "\n"
+        if json_to == "-":
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        else:
+            with atomic_output(Path(json_to)) as temporary:
+                temporary.write_text(text)
+    if json_to != "-":
+        report.render(terminal.out(), result)
+    failure = getattr(result, "failure", None)
+    if isinstance(failure, Exception):
+        raise failure

@@ -1,0 +1,59 @@
+"""Flags with a grammar: ``--structure NAME=STRENGTH[@GLOB]`` and ``--target NAME=FRACTION``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import click
+
+
+@dataclass(frozen=True)
+class Special:
+    """How one field is written as a repeated flag."""
+
+    flag: str
+    metavar: str
+    parse: Callable[[Sequence[str]], object]
+
+
+def parse_structures(texts: Sequence[str]) -> list[dict[str, object]]:
+    """``shape=0.01@conv2`` to ``{"name": "shape", "strength": 0.01, "match": "conv2"}``, in their order."""
+    return [_structure(text) for text in texts]
+
+
+def parse_targets(texts: Sequence[str]) -> dict[str, object]:
+    """``macs=0.5 params=0.3`` -> ``{"macs": 0.5, "params": 0.3}``."""
+    parsed: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"--target {text!r} is not NAME=FRACTION; such as --target macs=0.5")
+        if name in parsed:
+            raise click.UsageError(f"--target {name} is given twice")
+        parsed[name] = _number(value, "--target", text)
+    return parsed
+
+
+def _structure(text: str) -> dict[str, object]:
+    name, equals, rest = text.partition("=")
+    if not equals or not name:
+        example = "such as --structure filter=0.005@conv*"
+        raise click.UsageError(f"--structure {text!r} is not NAME=STRENGTH[@GLOB]; {example}")
+    value, at, glob = rest.partition("@")
+    if at and not glob:
+        raise click.UsageError(f"--structure {text!r} has an empty glob after '@'")
+    return {"name": name, "strength": _number(value, "--structure", text), "match": glob or "*"}
+
+
+def _number(value: str, flag: str, text: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise click.UsageError(f"{flag} {text!r}: {value!r} is not a number") from None
+
+
+SPECIAL = {
+    "structures": Special("structure", "NAME=STRENGTH[@GLOB]", parse_structures),
+    "target": Special("target", "NAME=FRACTION", parse_targets),
+}
