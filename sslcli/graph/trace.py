@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 from sslcli.errors import GraphError
 from sslcli.graph.functionalise import functionalise
 from sslcli.graph.losses import lost_in_eval
+from sslcli.graph.module import TracedModule
 from sslcli.graph.program import WEIGHT_KINDS, Program, add_weight, make_exported, rebuild
 
 __all__ = ["Program", "add_weight", "rebuild", "trace"]
@@ -59,9 +60,8 @@ def trace(
         return model
     if isinstance(model, ExportedProgram):
         return from_exported(model)
-    traced = getattr(model, "program", None)
-    if callable(traced) and getattr(model, "is_traced_module", False):
-        return traced()  # type: ignore[no-any-return]
+    if isinstance(model, TracedModule):
+        return model.program()
     args, keywords = _arguments(example, kwargs)
     args, keywords, batch = _widened(args, keywords)
     exported, notes = _export(model, args, keywords, batch)
