@@ -35,7 +35,7 @@ def read_cifar10(root: Path) -> dict[str, tuple[Tensor, Tensor]]:
     Raises:
         DataError: batches missing and not fetched, or damaged.
     """
-    folder, suffix = _find(root) or _fetch(root)
+    folder, suffix = find(root) or _fetch(root)
     read = read_binary if suffix else read_pickled
     splits = {}
     for split, names in BATCHES.items():
@@ -106,7 +106,8 @@ def _latin_bytes(text: object, encoding: object) -> bytes:
     return text.encode("latin1")
 
 
-def _find(root: Path) -> tuple[Path, str] | None:
+def find(root: Path) -> tuple[Path, str] | None:
+    """The first folder that holds all six batches, and their suffix (none: the Python version)."""
     names = [name for group in BATCHES.values() for name in group]
     for folder in candidates(root, LAYOUTS):
         for suffix in (".bin", ""):

