@@ -1,0 +1,148 @@
+"""A base model against others: whole and layer by layer, on each provider."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sslcli.bench.graphs import shaped_graph
+from sslcli.bench.host import this_host
+from sslcli.bench.inputs import ModelSource, RunSettings, read_inputs, read_proto
+from sslcli.bench.layers import LayerPairs, match_layers
+from sslcli.bench.results import BenchedModel, Comparison, Protocol, Row
+from sslcli.bench.rows import layer_rows, whole_rows
+from sslcli.bench.unstructured import require_torch_device
+from sslcli.options.common import Provider
+
+_WHOLE_SHARE = 0.4
+Progress = Callable[[str], None]
+
+
+def compare(
+    base: ModelSource,
+    others: Sequence[ModelSource],
+    *,
+    providers: Sequence[Provider] = ("cpu",),
+    threads: int = 1,
+    batch_size: int | None = None,
+    budget_s: float = 10.0,
+    warmup: int = 3,
+    seed: int = 0,
+    layers: str | None = "*",
+    unstructured: bool = False,
+    tf32: bool = True,
+    input_shape: tuple[int, ...] | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Time ``base`` and ``others`` against each other.
+
+    Args:
+        base: ONNX file or serialised model that the ratios refer to.
+        others: models made from it.
+        providers: where to run; each gives rows of its own.
+        threads: intra-op threads.
+        batch_size: size of the batch axis; None: the base's fixed one, else 1.
+        budget_s: seconds of measurement in all, divided among providers, whole models and layers.
+        warmup: untimed runs of each subject.
+        seed: seed of inputs, orders and resampling.
+        layers: glob of layer names; None: whole models only.
+        unstructured: also time each convolution of the others' sparsity as CSR.
+        tf32: whether CUDA may use TF32 in timed runs; the outputs are compared without it.
+        input_shape: input without the batch axis, where the model leaves it open.
+        progress: called with a line before each part.
+
+    Raises:
+        DeviceError: a provider is missing or did not run every node.
+        ModelError: a model cannot be read or run.
+        InputError: a model does not take the batch size.
+        UsageError: no layer matches ``layers``.
+    """
+    models = [base, *others]
+    labels = label_models(models)
+    if unstructured:
+        for provider in providers:
+            require_torch_device(provider)
+    say = progress or _silent
+    general = RunSettings(
+        threads=threads,
+        batch_size=own_batch_size(base) if batch_size is None else batch_size,
+        budget_s=budget_s / len(providers),
+        warmup=warmup,
+        seed=seed,
+        tf32=tf32,
+        input_shape=input_shape,
+    )
+    graphs = [shaped_graph(model, general) for model in models]
+    pairs, notes = ([], []) if layers is None else match_layers(graphs[0], graphs[1:], layers)
+    share = _WHOLE_SHARE if pairs else 1.0
+    rows: list[Row] = []
+    differences: list[float | None] = []
+    for provider in providers:
+        settings = replace(general, provider=provider, budget_s=general.budget_s * share)
+        say(f"whole models on {provider}")
+        found, differences = whole_rows(models, graphs, labels, settings)
+        rows.extend(found)
+        for pair in pairs:
+            say(f"{pair.base.name} on {provider}")
+            settings = replace(settings, budget_s=general.budget_s * (1 - share) / len(pairs))
+            rows.extend(layer_rows(pair, graphs, labels, settings, unstructured=unstructured))
+    return Comparison(
+        host=this_host(providers),
+        protocol=Protocol(budget_s, warmup, seed, tf32),
+        models=tuple(_benched(*item) for item in zip(labels, models, [None, *differences], strict=True)),
+        rows=tuple(rows),
+        notes=(*notes, *_gone(pairs, labels[1:])),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def label_models(models: Sequence[ModelSource]) -> list[str]:
+    """Short names for models: file names, whole paths where those repeat, numbers for serialised models."""
+    names = [model.name if isinstance(model, Path) else f"model {i}" for i, model in enumerate(models)]
+    repeated = {name for name, count in Counter(names).items() if count > 1}
+    long = [str(model) if name in repeated else name for name, model in zip(names, models, strict=True)]
+    again = {name for name, count in Counter(long).items() if count > 1}
+    return [f"{name} ({i})" if name in again else name for i, name in enumerate(long)]
+
+
+def own_batch_size(model: ModelSource) -> int:
+    """The fixed batch size of a model's first input, 1 where it is open."""
+    inputs = read_inputs(read_proto(model))
+    dims = inputs[0].type.tensor_type.shape.dim if inputs else []
+    return dims[0].dim_value if dims and dims[0].HasField("dim_value") else 1
+
+
+def _gone(pairs: Sequence[LayerPairs], labels: Sequence[str]) -> list[str]:
+    return [
+        f"{pair.base.name} is gone from {label}"
+        for pair in pairs
+        for label, layer in zip(labels, pair.others, strict=True)
+        if layer is None
+    ]
+
+
+def _benched(label: str, model: ModelSource, difference: float | None) -> BenchedModel:
+    if isinstance(model, bytes):
+        return BenchedModel(label, len(model), hashlib.sha256(model).hexdigest(), difference)
+    with model.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return BenchedModel(label, sum(file.stat().st_size for file in _files(model)), digest, difference)
+
+
+def _files(model: Path) -> set[Path]:
+    """The model's file and those that hold its weights."""
+    places = {
+        entry.value
+        for tensor in read_proto(model).graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return {model, *(model.parent / place for place in places)}
+
+
+def _silent(_: str) -> None:
+    """Say nothing."""

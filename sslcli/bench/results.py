@@ -1,0 +1,171 @@
+"""What a comparison found, as data; JSON in and out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from sslcli.bench.host import Host
+from sslcli.bench.inputs import Array
+from sslcli.bench.statistics import Latency, Ratio
+from sslcli.errors import InputError
+from sslcli.options.common import Provider
+
+SCHEMA = "sslcli.bench/1"
+Kind = Literal["onnx", "csr", "csr product"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One subject under one setting.
+
+    Attributes:
+        provider: where it ran.
+        threads: intra-op threads.
+        batch_size: items in one run.
+        layer: the layer's name, None for the whole model.
+        op_type: the layer's operator in the base model.
+        subject: the model's label.
+        kind: ``onnx``; or the same sparsity without structure, with (``csr``) or without (``csr product``)
+            the lowering to columns in the timed part.
+        macs: multiply-accumulates of one run as executed.
+        limit: macs of the base / macs: what arithmetic alone would give.
+        latency: summary of the samples.
+        ratio: how many times faster than the base; None for the base itself.
+        nodes: executed nodes by provider.
+        runs_per_sample: runs that one sample is the mean of.
+        samples_ns: nanoseconds per run, block by block.
+    """
+
+    provider: Provider
+    threads: int
+    batch_size: int
+    layer: str | None
+    op_type: str | None
+    subject: str
+    kind: Kind
+    macs: int | None
+    limit: float | None
+    latency: Latency
+    ratio: Ratio | None
+    nodes: Mapping[str, int]
+    runs_per_sample: int
+    samples_ns: tuple[tuple[int, ...], ...]
+
+    def samples(self) -> Array:
+        """The samples as an array, (blocks, samples in a block)."""
+        return np.array(self.samples_ns, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class BenchedModel:
+    """One of the models compared.
+
+    Attributes:
+        label: how rows name it.
+        size_bytes: size of its file, external weights included.
+        sha256: digest of its file.
+        difference: largest absolute difference of its outputs to the base's over the base's largest
+            magnitude, TF32 off; None for the base, and where shapes differ.
+    """
+
+    label: str
+    size_bytes: int
+    sha256: str
+    difference: float | None
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the samples were taken.
+
+    Attributes:
+        budget_s: seconds asked for in all.
+        warmup: untimed runs of each subject.
+        seed: seed of inputs, orders and resampling.
+        tf32: whether CUDA might round float32 factors to TF32 in the timed runs.
+        spinning: what worker threads do between runs.
+    """
+
+    budget_s: float
+    warmup: int
+    seed: int
+    tf32: bool
+    spinning: str = "during runs, stopped with them"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A base and other models, timed against each other on one host.
+
+    Attributes:
+        host: the machine and the versions.
+        protocol: how samples were taken.
+        models: the base first.
+        rows: whole models first, then layers in the order of the graph.
+        notes: what was left out, and why.
+        created: when, UTC, ISO 8601.
+    """
+
+    host: Host
+    protocol: Protocol
+    models: tuple[BenchedModel, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    created: str
+    schema: str = SCHEMA
+
+    def to_json(self) -> str:
+        """Everything, raw samples too."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str) -> Comparison:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            InputError: it is no comparison, or one of another schema.
+        """
+        try:
+            data = json.loads(text)
+            schema = data["schema"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise InputError(
+                "the file is not a comparison of sslcli bench", "give one that --json wrote"
+            ) from error
+        if schema != SCHEMA:
+            raise InputError(
+                f"the comparison has schema {schema}, not {SCHEMA}", "make it again with this version"
+            )
+        try:
+            return _comparison(data)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"the comparison is damaged ({error})", "make it again") from error
+
+
+def _comparison(data: dict[str, Any]) -> Comparison:
+    host = {**data["host"], "affinity": tuple(data["host"]["affinity"])}
+    return Comparison(
+        host=Host(**host),
+        protocol=Protocol(**data["protocol"]),
+        models=tuple(BenchedModel(**model) for model in data["models"]),
+        rows=tuple(_row(row) for row in data["rows"]),
+        notes=tuple(data["notes"]),
+        created=data["created"],
+        schema=data["schema"],
+    )
+
+
+def _row(data: dict[str, Any]) -> Row:
+    return Row(
+        **{
+            **data,
+            "latency": Latency(**data["latency"]),
+            "ratio": None if data["ratio"] is None else Ratio(**data["ratio"]),
+            "samples_ns": tuple(tuple(block) for block in data["samples_ns"]),
+        }
+    )

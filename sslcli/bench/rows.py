@@ -1,0 +1,140 @@
+"""Timed subjects -> rows of a comparison."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sslcli.bench.columns import ConvGeometry, conv_geometry
+from sslcli.bench.graphs import ShapedGraph, fixed_batch, macs
+from sslcli.bench.inputs import Array, ModelSource, RunSettings
+from sslcli.bench.layers import Layer, LayerPairs
+from sslcli.bench.results import Kind, Row
+from sslcli.bench.runner import Subject, interleave
+from sslcli.bench.sessions import BoundModel, bind
+from sslcli.bench.statistics import ratio, summarise
+from sslcli.bench.unstructured import CsrConvolution, live_weights, random_weight, torch_threads
+
+# Workers of OpenMP spin for some milliseconds after their work.
+_OPENMP_SETTLE_S = 0.005
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A subject, and what its row says beside the times."""
+
+    subject: Subject
+    label: str
+    kind: Kind
+    macs: int | None
+    nodes: dict[str, int]
+
+
+def whole_rows(
+    models: Sequence[ModelSource],
+    graphs: Sequence[ShapedGraph],
+    labels: Sequence[str],
+    settings: RunSettings,
+) -> tuple[list[Row], list[float | None]]:
+    """Time whole models, the base first; give the differences of the outputs to the base's as well."""
+    bound = [bind(model, settings) for model in models]
+    entrants = [
+        _entrant(model, label, macs(graph, graph.nodes))
+        for model, label, graph in zip(bound, labels, graphs, strict=True)
+    ]
+    rows = time_entrants(entrants, settings, layer=None, op_type=None)
+    if settings.provider == "cuda" and settings.tf32:
+        bound = [bind(model, replace(settings, tf32=False)) for model in models]
+    for model in bound:
+        model.run()
+    return rows, [relative_difference(bound[0].outputs(), model.outputs()) for model in bound[1:]]
+
+
+def layer_rows(
+    pair: LayerPairs,
+    graphs: Sequence[ShapedGraph],
+    labels: Sequence[str],
+    settings: RunSettings,
+    *,
+    unstructured: bool,
+) -> list[Row]:
+    """Time one layer of all models, and its CSR forms, with ``settings.budget_s`` for all together."""
+    alone = fixed_batch(settings)
+    found = [
+        (label, layer, graph)
+        for label, layer, graph in zip(labels, (pair.base, *pair.others), graphs, strict=True)
+        if layer is not None
+    ]
+    entrants = [_entrant(bind(layer.model, alone), label, layer.macs) for label, layer, _ in found]
+    if unstructured:
+        geometry = conv_geometry(graphs[0], pair.base.nodes[0])
+        for label, layer, graph in found[1:]:
+            if geometry is not None:
+                entrants.extend(_csr_entrants(label, layer, graph, geometry, settings))
+    with torch_threads(settings.threads):
+        return time_entrants(entrants, settings, layer=pair.base.name, op_type=pair.base.op_type)
+
+
+def time_entrants(
+    entrants: Sequence[Entrant], settings: RunSettings, *, layer: str | None, op_type: str | None
+) -> list[Row]:
+    """Time entrants in turn; the first is the base of the ratios."""
+    taken = interleave([entrant.subject for entrant in entrants], settings)
+    base = entrants[0]
+    return [
+        Row(
+            provider=settings.provider,
+            threads=settings.threads,
+            batch_size=settings.batch_size or 1,
+            layer=layer,
+            op_type=op_type,
+            subject=entrant.label,
+            kind=entrant.kind,
+            macs=entrant.macs,
+            limit=base.macs / entrant.macs if base.macs and entrant.macs else None,
+            latency=summarise(samples.ns, settings.batch_size or 1),
+            ratio=None if entrant is base else ratio(taken[0].ns, samples.ns, seed=settings.seed),
+            nodes=entrant.nodes,
+            runs_per_sample=samples.runs_per_sample,
+            samples_ns=tuple(tuple(round(value) for value in block) for block in samples.ns.tolist()),
+        )
+        for entrant, samples in zip(entrants, taken, strict=True)
+    ]
+
+
+def relative_difference(base: Iterable[Array], other: Iterable[Array]) -> float | None:
+    """Largest |other - base| / largest |base| over all outputs; None where their shapes differ."""
+    worst = 0.0
+    pairs = list(zip(base, other, strict=False))
+    for one, two in pairs:
+        if one.shape != two.shape:
+            return None
+        wide = one.astype(np.float64)
+        scale = np.abs(wide).max(initial=0.0) or 1.0
+        worst = max(worst, float(np.abs(two.astype(np.float64) - wide).max(initial=0.0) / scale))
+    return worst
+
+
+def _entrant(model: BoundModel, label: str, count: int | None) -> Entrant:
+    nodes = dict(Counter(node.provider for node in model.placements))
+    return Entrant(Subject(model.run), label, "onnx", count, nodes)
+
+
+def _csr_entrants(
+    label: str, layer: Layer, graph: ShapedGraph, geometry: ConvGeometry, settings: RunSettings
+) -> list[Entrant]:
+    """The base's convolution with as many non-zero weights as ``layer`` has, at random places."""
+    live = live_weights(graph, layer.nodes)
+    weight = random_weight(geometry.weight, live, geometry.groups, settings.seed)
+    image = np.random.default_rng(settings.seed).standard_normal(geometry.image, dtype=np.float32)
+    csr = CsrConvolution(weight, image, geometry, settings.provider)
+    csr.run()
+    settle_s = _OPENMP_SETTLE_S if settings.provider == "cpu" and settings.threads > 1 else 0.0
+    count = int(np.count_nonzero(weight)) * geometry.image[0] * int(np.prod(geometry.out))
+    return [
+        Entrant(Subject(csr.run, settle_s), label, "csr", count, {}),
+        Entrant(Subject(csr.multiply, settle_s), label, "csr product", count, {}),
+    ]
