@@ -14,5 +14,5 @@ def command(request: Request, common: Common) -> object:
     """
     from sslcli.pipeline import jobs
 
-    with progress(common.terminal) as observer:
-        return jobs.regularize(request, observers=[observer])
+    with progress(common.terminal) as observers:
+        return jobs.regularize(request, observers)

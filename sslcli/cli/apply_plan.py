@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sslcli.cli.command import Common, plain_command
+from sslcli.cli.flags import field_options, given, usage_error
+from sslcli.options.common import ModelOptions
+from sslcli.options.validation import OptionsError, parse
+
+_GROUPS = {"model": ModelOptions}
+
+
+@plain_command(
+    "apply-plan",
+    output="required",
+    arguments=[
+        click.Argument(["plan"], type=click.Path(path_type=Path)),
+        *field_options(_GROUPS),
+    ],
+)
+def command(plan: Path, common: Common, **options: object) -> object:
+    """Make the small model as the user's own class: PLAN applied to a fresh --arch.
+
+    PLAN is the JSON of a plan, or a pruned .pt2, whose weights are then loaded too. OUT is .safetensors or
+    .pt2. The plan's probe input is run, and it fails if the class computes something else.
+    """
+    from sslcli.pipeline.apply import apply_plan
+
+    try:
+        model = parse(ModelOptions, given(_GROUPS, options))
+    except OptionsError as error:
+        raise usage_error(error) from None
+    return apply_plan(plan, model, common.output, force=common.force, dry_run=common.dry_run)

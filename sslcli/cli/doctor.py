@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sslcli.cli.command import Common, plain_command
+from sslcli.cli.flags import Option
+
+
+@plain_command(
+    "doctor",
+    output="none",
+    arguments=[
+        Option(["--data-root"], envvar="SSLCLI_DATA_ROOT", help="Folder that holds the data sets' files."),
+    ],
+)
+def command(data_root: str | None, common: Common) -> Any:
+    """Say what is installed, what the machine offers, what is missing and how to get it.
+
+    Ends with exit code 8 if something is missing that sslcli cannot do without.
+    """
+    if common.dry_run:
+        raise click.UsageError("doctor only looks; it has no dry run")
+    from sslcli.pipeline.doctor import diagnose
+
+    return diagnose(data_root)

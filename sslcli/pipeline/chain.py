@@ -1,0 +1,258 @@
+"""A recipe's steps in turn, each in its own folder, none run again that has not changed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sslcli import report
+from sslcli.errors import InputError, OutputError, RecipeError, SslcliError, UsageError
+from sslcli.files import atomic_output, lock_output, output_error
+from sslcli.options.common import ModelOptions
+from sslcli.options.steps import STEPS, Settings
+from sslcli.pipeline import cache, jobs
+from sslcli.pipeline.events import SILENT, Observers, StepEvent
+from sslcli.pipeline.globs import check_globs
+from sslcli.pipeline.request import Request
+from sslcli.pipeline.results import RunResult, StepOutcome
+from sslcli.pipeline.summary import model_rows
+from sslcli.recipe.model import Recipe, Step
+from sslcli.recipe.read import REFERENCES
+
+_OUTPUTS = {"model": "model.pt2", "onnx": "model.onnx"}
+_STARTED = "started.key"
+
+
+def run(recipe: Recipe, folder: Path, observers: Observers = SILENT, *, force: bool = False) -> RunResult:
+    """Run ``recipe`` into ``folder``.
+
+    Args:
+        recipe: validated.
+        folder: one folder a step is made in it.
+        observers: told when steps begin and end, and how training goes.
+        force: run every step, also those that have not changed.
+
+    Raises:
+        RecipeError: a value that only now turned out wrong, with its line.
+        SslcliError: what a step failed of; the steps before it are kept.
+        OutputError: another run works in ``folder``.
+    """
+    started = time.monotonic()
+    make_folder(folder)
+    with lock_output(folder / "run"):
+        if force or any(step.state != "cached" for step in plan_run(recipe, folder).steps):
+            check_globs(recipe)
+        outcomes: list[StepOutcome] = []
+        for step in recipe.steps:
+            outcome, failure = _step(recipe, step, folder, observers, force)
+            outcomes.append(outcome)
+            if failure is not None:
+                break
+        models = model_rows(recipe, folder, outcomes)
+        result = RunResult(
+            recipe=str(recipe.file),
+            folder=str(folder),
+            dry_run=False,
+            seconds=time.monotonic() - started,
+            steps=outcomes,
+            models=models,
+            failure=failure,
+        )
+        return _reported(result, folder)
+
+
+def plan_run(recipe: Recipe, folder: Path, *, force: bool = False) -> RunResult:
+    """What ``run`` would do: which steps are cached, which would run and why. Nothing is written."""
+    outcomes: list[StepOutcome] = []
+    fresh: set[str] = set()
+    for step in recipe.steps:
+        waits = [need for need in step.needs if need in fresh]
+        place = folder / step.id
+        record = None if waits or force else cache.recorded(place, _key(recipe, step, folder))
+        reason = ""
+        if record is None:
+            fresh.add(step.id)
+            reason = _reason(place, waits, force)
+        state = "cached" if record else "to run"
+        outcomes.append(_outcome(step, state, 0.0, place, reason=reason))
+    return RunResult(str(recipe.file), str(folder), True, 0.0, outcomes)
+
+
+def _reported(result: RunResult, folder: Path) -> RunResult:
+    """Write the run's JSON and its page; the result then names the page."""
+    if importlib.util.find_spec("sslcli.report.html") is not None:
+        result = replace(result, report=str(folder / "report.html"))
+    with atomic_output(folder / "run.json") as temporary:
+        temporary.write_text(json.dumps(report.to_json(result), indent=2) + "\n")
+    if result.report is not None:
+        importlib.import_module("sslcli.report.html").write_report(folder, Path(result.report))
+    return result
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of outputs.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise OutputError(f"{folder} is a file", "name a folder with -o") from error
+    except OSError as error:
+        raise output_error(folder, error) from error
+
+
+def _step(
+    recipe: Recipe, step: Step, folder: Path, observers: Observers, force: bool
+) -> tuple[StepOutcome, SslcliError | None]:
+    place = folder / step.id
+    event = StepEvent(step.id, step.uses, step.index, len(recipe.steps), "cached")
+    key = _key(recipe, step, folder)
+    record = None if force else cache.recorded(place, key)
+    if record is not None:
+        observers.step(event)
+        return _outcome(step, "cached", record["seconds"], place, result=record["result"]), None
+    observers.step(replace(event, state="running"))
+    _prepare(place, key)
+    began = time.monotonic()
+    try:
+        result = jobs.JOBS[step.uses](_request(recipe, step, folder), observers.training)
+    except SslcliError as error:
+        raise _located(recipe, step, error) from error
+    seconds = time.monotonic() - began
+    failure = getattr(result, "failure", None)
+    plain = report.to_json(result)
+    cache.write_record(place, _record(step, key, seconds, place, plain, failure))
+    (place / _STARTED).unlink(missing_ok=True)
+    observers.step(replace(event, state="failed" if failure else "done", seconds=seconds))
+    state = "failed" if failure else "run"
+    return _outcome(step, state, seconds, place, result=plain), failure
+
+
+def _prepare(place: Path, key: str) -> None:
+    """An empty folder for the step, unless the same step was stopped there and can go on."""
+    stopped = place / _STARTED
+    if place.is_dir() and not (stopped.is_file() and stopped.read_text() == key):
+        try:
+            shutil.rmtree(place)
+        except OSError as error:
+            raise output_error(place, error) from error
+    make_folder(place)
+    with atomic_output(stopped) as temporary:
+        temporary.write_text(key)
+
+
+def _record(
+    step: Step, key: str, seconds: float, place: Path, result: dict[str, Any], failure: SslcliError | None
+) -> dict[str, Any]:
+    name = _OUTPUTS.get(STEPS[step.uses].product)
+    made = [name] if name else []
+    return {
+        "key": key,
+        "id": step.id,
+        "uses": step.uses,
+        "needs": list(step.needs),
+        "given": step.given,
+        "seconds": seconds,
+        "outputs": {item: cache.file_hash(place / item) for item in made},
+        "failure": None if failure is None else str(failure),
+        "result": result,
+    }
+
+
+def _key(recipe: Recipe, step: Step, folder: Path) -> str:
+    """The key of a step whose needs have run; what they made counts, not how."""
+    inputs = {}
+    for position, need in enumerate(step.needs):
+        output = _output(recipe.step(need), folder)
+        if output is not None and output.is_file():
+            inputs[f"{position}:{need}"] = cache.file_hash(output)
+    return cache.step_key(recipe, step, inputs)
+
+
+def _output(step: Step, folder: Path) -> Path | None:
+    name = _OUTPUTS.get(STEPS[step.uses].product)
+    return folder / step.id / name if name else None
+
+
+def _request(recipe: Recipe, step: Step, folder: Path) -> Request:
+    outputs = {need: _output(recipe.step(need), folder) for need in step.needs}
+    made = [str(path) for path in outputs.values() if path is not None]
+    own = _output(step, folder)
+    return Request(
+        command=step.uses,
+        source=made[0] if made else recipe.source,
+        output=own,
+        settings=_resolved(step, outputs, from_start=not made),
+        others=tuple(made[1:]),
+        force=True,
+    )
+
+
+def _resolved(step: Step, outputs: Mapping[str, Path | None], from_start: bool) -> Settings:
+    """The step's settings with ids of steps replaced by their files."""
+    chosen = step.settings
+    model = chosen.model if from_start else _of_made(chosen.model)
+    groups = {"step": chosen.step, "data": chosen.data}
+    for group, options in groups.items():
+        changes = {
+            name: str(outputs[value])
+            for name in REFERENCES
+            if name in type(options).model_fields and (value := getattr(options, name)) in outputs
+        }
+        groups[group] = options.model_copy(update=changes)
+    return replace(chosen, model=model, **groups)
+
+
+def _of_made(model: ModelOptions) -> ModelOptions:
+    """Files of our own say what they are; only code must be named again, since it is not run unasked."""
+    libraries = ("torchvision:", "timm:")
+    is_code = model.arch is not None and ":" in model.arch and not model.arch.startswith(libraries)
+    return model if is_code else ModelOptions.model_validate({})
+
+
+def _outcome(
+    step: Step,
+    state: str,
+    seconds: float,
+    place: Path,
+    *,
+    reason: str = "",
+    result: dict[str, Any] | None = None,
+) -> StepOutcome:
+    name = _OUTPUTS.get(STEPS[step.uses].product)
+    outputs = [str(place / name)] if name else []
+    return StepOutcome(step.id, step.uses, list(step.needs), state, seconds, outputs, reason, result or {})
+
+
+def _reason(place: Path, waits: list[str], force: bool) -> str:
+    if force:
+        return "forced"
+    if waits:
+        return f"needs {waits[0]}"
+    if (place / _STARTED).is_file():
+        return "was stopped"
+    return "has changed" if cache.read_record(place) else "new"
+
+
+def _located(recipe: Recipe, step: Step, error: SslcliError) -> SslcliError:
+    """The error with the recipe's line, where it is about something that the recipe says."""
+    if isinstance(error, RecipeError) or not isinstance(error, (UsageError, InputError)):
+        return error
+    words = [error.culprit] if error.culprit else re.findall(r"'([^']+)'", error.what)
+    for word in words:
+        for path in (("steps", step.index), ()):
+            place = recipe.document.find(path, word)
+            if place is not None:
+                return RecipeError(f"{place}: {error.what} in step '{step.id}'", error.hint)
+    if isinstance(error, UsageError):
+        return RecipeError(f"{recipe.place(step)}: {error.what} in step '{step.id}'", error.hint)
+    return error

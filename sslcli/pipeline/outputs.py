@@ -1,0 +1,113 @@
+"""What may be written where: an output of other origin is not replaced without ``--force``.
+
+A product of the same command from the same model may be replaced, so that ``make`` can rebuild a target
+whose prerequisites changed; anything else that stands there is somebody's work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from sslcli.errors import OutputError, UsageError
+from sslcli.files import check_writable
+from sslcli.pipeline.request import Request
+from sslcli.pipeline.results import Planned
+
+RECORD = "sslcli.json"
+_MAX_RECORD = 64 << 20
+
+
+def check_output(request: Request) -> None:
+    """Refuse an output that cannot or must not be written, before any work is done.
+
+    Raises:
+        UsageError: no output was named.
+        OutputError: it cannot be written, is the input itself, or stands there and is not this
+            command's own older product.
+    """
+    path = request.output
+    if path is None:
+        raise UsageError(f"{request.command} needs an output", "name it with -o")
+    check_writable(path)
+    if not path.exists():
+        return
+    source = Path(request.source)
+    if source.exists() and path.samefile(source):
+        raise OutputError(f"{path} is the input itself", "name another output")
+    if not request.force and not _is_own_product(path, request):
+        raise OutputError(
+            f"{path} exists and was not made by this {request.command} of {request.source}",
+            "give --force to replace it, or another output",
+        )
+
+
+def planned(request: Request) -> Planned:
+    """What ``--dry-run`` says: the checks are made, the work is not."""
+    if request.output is not None:
+        check_output(request)
+    source = request.source
+    if not source.startswith("arch:") and not Path(source).exists():
+        from sslcli.errors import ModelError
+
+        raise ModelError(f"{source} does not exist", "check the name")
+    chosen = request.settings
+    options: dict[str, Any] = {}
+    for group in (chosen.step, chosen.model, chosen.data, chosen.run):
+        options |= group.model_dump(mode="json", exclude_none=True, exclude_defaults=False)
+    return Planned(
+        command=request.command,
+        source=source,
+        output=None if request.output is None else str(request.output),
+        replaces=request.output is not None and request.output.exists(),
+        options=options,
+    )
+
+
+def _is_own_product(path: Path, request: Request) -> bool:
+    last = _last_step(path)
+    if last is None or last.get("command") != request.command:
+        return False
+    parents = last.get("parents") or []
+    if request.source.startswith("arch:"):
+        return not parents
+    return bool(parents) and parents[0].get("name") == os.path.basename(request.source)  # noqa: PTH119
+
+
+def _last_step(path: Path) -> dict[str, Any] | None:
+    """The step that wrote ``path``, by the record inside it; None for files of other origin."""
+    try:
+        record = json.loads(_record_text(path) or "null")
+        step = record["provenance"][-1]
+    except (OSError, ValueError, TypeError, LookupError, zipfile.BadZipFile):
+        return None
+    return step if isinstance(step, dict) else None
+
+
+def _record_text(path: Path) -> str | None:
+    if path.suffix == ".pt2":
+        with zipfile.ZipFile(path) as archive:
+            names = [item for item in archive.infolist() if item.filename.endswith(RECORD)]
+            return archive.read(names[0]).decode() if names and names[0].file_size < _MAX_RECORD else None
+    if path.suffix == ".safetensors":
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(min(length, _MAX_RECORD)))
+        text = header.get("__metadata__", {}).get("sslcli")
+        return text if isinstance(text, str) else None
+    if path.suffix == ".onnx":
+        return _onnx_record(path)
+    return None
+
+
+def _onnx_record(path: Path) -> str | None:
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception:  # noqa: BLE001  (protobuf's errors are not part of its interface; it is not ours then)
+        return None
+    return next((entry.value for entry in model.metadata_props if entry.key == "sslcli"), None)

@@ -1,0 +1,235 @@
+"""What jobs return: plain numbers and names, ready to be printed or written as JSON.
+
+Units stand in the names; MACs are multiply-accumulates (FLOP = 2 MAC); accuracies are fractions; errors in
+tables are per cent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sslcli.errors import SslcliError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer with weights, as it stands.
+
+    Attributes:
+        name: the layer.
+        kind: conv, linear, ...
+        filters: live filters (rows) and all of them, both of the dense model where known.
+        channels: live input channels, likewise.
+        columns: live columns (c, kh, kw), likewise.
+        macs: multiply-accumulates of one sample as executed.
+        macs_packed: live rows x live columns only.
+        note: why it is left whole, or nothing.
+    """
+
+    name: str
+    kind: str
+    filters: int
+    channels: int
+    columns: int
+    macs: int
+    macs_packed: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """``train`` and ``regularize``."""
+
+    command: str
+    source: str
+    output: str
+    data: dict[str, Any]
+    epochs: int
+    steps: int
+    seconds: float
+    before: dict[str, float]
+    metrics: dict[str, dict[str, float]]
+    zero_groups: dict[str, list[int]] = field(default_factory=dict)
+    strengths: dict[str, float] = field(default_factory=dict)
+    left: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """``prune``."""
+
+    source: str
+    output: str
+    macs_before: int
+    macs_after: int
+    macs_packed: int
+    params_before: int
+    params_after: int
+    size_bytes: int
+    max_abs_error: float
+    max_rel_error: float
+    reloaded_abs_error: float
+    layers: list[dict[str, Any]]
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """``export``."""
+
+    source: str
+    output: str
+    size_bytes: int
+    lowering: str
+    max_abs_error: float
+    max_rel_error: float
+    layers: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One model's whole latency; the speedup is over the first model, with its 95 % interval."""
+
+    name: str
+    median_ms: float
+    p90_ms: float
+    speedup: float | None
+    speedup_low: float | None
+    speedup_high: float | None
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """``bench``: ``comparison`` is the bench package's own record, raw samples included."""
+
+    rows: list[BenchRow]
+    comparison: dict[str, Any]
+    failure: SslcliError | None = None
+
+
+@dataclass(frozen=True)
+class InspectResult:
+    """``inspect``."""
+
+    source: str
+    macs: int
+    macs_packed: int
+    params: int
+    layers: list[dict[str, Any]]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """``evaluate``."""
+
+    source: str
+    data: str
+    split: str
+    samples: int
+    metrics: dict[str, float]
+    seconds: float
+
+    @property
+    def accuracy(self) -> float | None:
+        """The fraction of samples that are right, where the task has classes."""
+        return self.metrics.get("accuracy")
+
+
+@dataclass(frozen=True)
+class ApplyPlanResult:
+    """``apply-plan``."""
+
+    plan: str
+    arch: str
+    output: str
+    params: int
+    max_abs_error: float | None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """``--dry-run`` of one command: what would be done."""
+
+    command: str
+    source: str
+    output: str | None
+    replaces: bool
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """One step of a recipe: ``state`` is run, cached, pending (dry run) or failed."""
+
+    id: str
+    uses: str
+    needs: list[str]
+    state: str
+    seconds: float
+    outputs: list[str]
+    reason: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One model of the closing table.
+
+    Attributes:
+        error: fraction of the test set that is wrong, or None without data.
+        latency_ms: median of the whole model, where it was timed.
+        speedup: over the first model timed, with its interval.
+    """
+
+    id: str
+    error: float | None
+    layers: list[dict[str, Any]]
+    macs: int
+    macs_packed: int
+    params: int
+    size_bytes: int
+    latency_ms: float | None = None
+    speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """``run``."""
+
+    recipe: str
+    folder: str
+    dry_run: bool
+    seconds: float
+    steps: list[StepOutcome]
+    models: list[ModelRow] = field(default_factory=list)
+    report: str | None = None
+    failure: SslcliError | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that ``doctor`` looked at: ``state`` is ok, notice or missing."""
+
+    name: str
+    state: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """``doctor``."""
+
+    findings: list[Finding]
+    failure: SslcliError | None = None
+
+
+@dataclass(frozen=True)
+class RecipeText:
+    """``recipe explain`` and ``recipe validate``: words about a recipe."""
+
+    recipe: str
+    text: str
