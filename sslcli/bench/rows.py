@@ -15,7 +15,7 @@ from sslcli.bench.layers import Layer, LayerPairs
 from sslcli.bench.results import Kind, Row
 from sslcli.bench.runner import Subject, interleave
 from sslcli.bench.sessions import BoundModel, bind
-from sslcli.bench.statistics import ratio, summarise
+from sslcli.bench.statistics import paired_ratio, summarise
 from sslcli.bench.unstructured import CsrConvolution, live_weights, random_weight, torch_threads
 
 # Workers of OpenMP spin for some milliseconds after their work.
@@ -96,7 +96,7 @@ def time_entrants(
             macs=entrant.macs,
             limit=base.macs / entrant.macs if base.macs and entrant.macs else None,
             latency=summarise(samples.ns, settings.batch_size or 1),
-            ratio=None if entrant is base else ratio(taken[0].ns, samples.ns, seed=settings.seed),
+            ratio=None if entrant is base else paired_ratio(taken[0].ns, samples.ns, seed=settings.seed),
             nodes=entrant.nodes,
             runs_per_sample=samples.runs_per_sample,
             samples_ns=tuple(tuple(round(value) for value in block) for block in samples.ns.tolist()),

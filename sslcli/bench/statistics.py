@@ -1,7 +1,9 @@
-"""Medians, percentiles, and the interval of a ratio of medians.
+"""Medians, percentiles, and the interval of a ratio.
 
-The samples of a comparison come in blocks that hold every subject, so the bootstrap draws whole blocks:
-what disturbed a block disturbed all subjects in it, and samples of one block are not independent.
+The samples of a comparison come in blocks that hold every subject, taken within milliseconds. A ratio is
+formed inside each block, where the machine was in one state, and the median is taken over blocks: on a
+shared machine that repeats twice as well as the ratio of the two medians. The bootstrap draws whole blocks,
+since samples of one block are not independent.
 """
 
 from __future__ import annotations
@@ -33,11 +35,11 @@ class Latency:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster a subject is than the base: median of the base / median of the subject.
+    """How many times faster than the base; 2 means half the time.
 
     Attributes:
-        value: ratio of the medians of all samples.
-        low: lower end of the 95 % bootstrap interval.
+        value: the estimate.
+        low: lower end of its 95 % bootstrap interval.
         high: upper end of it.
     """
 
@@ -63,8 +65,8 @@ def summarise(ns: Array, batch_size: int) -> Latency:
     )
 
 
-def ratio(base: Array, other: Array, *, seed: int = 0, resamples: int = RESAMPLES) -> Ratio:
-    """Ratio of medians and its bootstrap interval over paired blocks.
+def paired_ratio(base: Array, other: Array, *, seed: int = 0, resamples: int = RESAMPLES) -> Ratio:
+    """Median over blocks of (median of the base in the block / median of the other in it).
 
     Args:
         base: nanoseconds, (blocks, samples).
@@ -75,25 +77,38 @@ def ratio(base: Array, other: Array, *, seed: int = 0, resamples: int = RESAMPLE
     Reference:
         Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile interval).
     """
-    if len(base) != len(other):
-        raise ValueError(f"{len(base)} blocks of the base are not paired with {len(other)} of the other")
+    ratios = _block_ratios(base, other)
+    drawn = _bootstrap_medians(ratios, np.random.default_rng(seed), resamples)
+    return _ratio(float(np.median(ratios)), drawn)
+
+
+def unpaired_ratio(base: Array, other: Array, *, seed: int = 0, resamples: int = RESAMPLES) -> Ratio:
+    """Ratio of the medians of samples that were measured apart, such as in two files.
+
+    Args:
+        base: nanoseconds, (blocks, samples).
+        other: nanoseconds, (blocks, samples).
+        seed: seed of the resampling.
+        resamples: bootstrap draws; each draws blocks of both sides.
+    """
     generator = np.random.default_rng(seed)
-    drawn = np.array([_ratio_of_medians(base, other, generator) for _ in range(resamples)])
-    tail = 50 * (1 - _CONFIDENCE)
-    low, high = np.percentile(drawn, (tail, 100 - tail))
-    return Ratio(float(np.median(base) / np.median(other)), float(low), float(high))
+    medians = [np.median(side, axis=1) for side in (base, other)]
+    above, below = (_bootstrap_medians(side, generator, resamples) for side in medians)
+    return _ratio(float(np.median(medians[0]) / np.median(medians[1])), above / below)
 
 
 def mean_ratio(pairs: Sequence[tuple[Array, Array]], *, seed: int = 0, resamples: int = RESAMPLES) -> Ratio:
-    """Arithmetic mean of several ratios (the paper's mean over layers) and its bootstrap interval."""
+    """Arithmetic mean of several paired ratios, such as the paper's over layers, and its interval.
+
+    Args:
+        pairs: base and other of each, as in ``paired_ratio``.
+        seed: seed of the resampling.
+        resamples: bootstrap draws.
+    """
     generator = np.random.default_rng(seed)
-    drawn = np.array(
-        [[_ratio_of_medians(base, other, generator) for _ in range(resamples)] for base, other in pairs]
-    ).mean(axis=0)
-    value = np.mean([np.median(base) / np.median(other) for base, other in pairs])
-    tail = 50 * (1 - _CONFIDENCE)
-    low, high = np.percentile(drawn, (tail, 100 - tail))
-    return Ratio(float(value), float(low), float(high))
+    ratios = [_block_ratios(base, other) for base, other in pairs]
+    drawn = np.mean([_bootstrap_medians(item, generator, resamples) for item in ratios], axis=0)
+    return _ratio(float(np.mean([np.median(item) for item in ratios])), drawn)
 
 
 def require_ratio(measured: Ratio, fail_under: float, what: str) -> None:
@@ -105,10 +120,26 @@ def require_ratio(measured: Ratio, fail_under: float, what: str) -> None:
         raise GateError(
             f"{what} is {measured.value:.3g}x as fast as the base "
             f"(95 % interval {measured.low:.3g} to {measured.high:.3g}), below {fail_under:g}",
-            "see the table of layers for where the time goes, or lower --fail-under",
+            "see the layers' rows for where the time goes, or lower --fail-under",
         )
 
 
-def _ratio_of_medians(base: Array, other: Array, generator: np.random.Generator) -> float:
-    chosen = generator.integers(0, len(base), len(base))
-    return float(np.median(base[chosen]) / np.median(other[chosen]))
+def _block_ratios(base: Array, other: Array) -> Array:
+    if len(base) != len(other):
+        raise ValueError(f"{len(base)} blocks of the base are not paired with {len(other)} of the other")
+    ratios: Array = np.median(base, axis=1) / np.median(other, axis=1)
+    return ratios
+
+
+def _bootstrap_medians(values: Array, generator: np.random.Generator, resamples: int) -> Array:
+    """Medians of ``resamples`` draws with replacement, (resamples,)."""
+    medians = np.empty(resamples)
+    for index in range(resamples):
+        medians[index] = np.median(values[generator.integers(0, len(values), len(values))])
+    return medians
+
+
+def _ratio(value: float, drawn: Array) -> Ratio:
+    tail = 50 * (1 - _CONFIDENCE)
+    low, high = np.percentile(drawn, (tail, 100 - tail))
+    return Ratio(value, float(low), float(high))
