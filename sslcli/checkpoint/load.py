@@ -1,0 +1,205 @@
+"""Saved models in: every way of naming one that the command line has."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from sslcli import models
+from sslcli.checkpoint.examples import batch_of_two, make_example
+from sslcli.checkpoint.match import check_finite, fits, load_tensors
+from sslcli.checkpoint.pt2 import Pt2, read_pt2
+from sslcli.checkpoint.record import InputSpec, Record
+from sslcli.checkpoint.sniff import sniff
+from sslcli.checkpoint.states import States, read_pickle, read_safetensors
+from sslcli.errors import ModelError
+from sslcli.graph.module import TracedModule
+from sslcli.graph.trace import trace
+
+FRESH = "arch:"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model. Unpacks as `model, example`.
+
+    Attributes:
+        model: on the CPU, in eval mode, sharing storage with nothing.
+        example: one tensor per input, batch 2.
+        record: what is known about it.
+        path: the file it was read from; None for a fresh one.
+        notes: sentences a user should see, such as why the class could not be rebuilt.
+    """
+
+    model: nn.Module
+    example: tuple[Tensor, ...]
+    record: Record
+    path: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.model, self.example))
+
+
+def load(
+    source: str | Path,
+    *,
+    arch: str | None = None,
+    arch_args: Mapping[str, object] | None = None,
+    input_shape: Sequence[int] | None = None,
+    trust_pickle: bool = False,
+    seed: int = 0,
+) -> Checkpoint:
+    """Load a saved model.
+
+    Args:
+        source: a `.pt2`, `.safetensors`, `.pt`, `.pth`, `.th` or `.ckpt` file, or `arch:ARCH` (fresh).
+        arch: architecture of a state dict, or the code reference a `.pt2` was made from.
+        arch_args: arguments of the architecture; text is read as YAML scalars.
+        input_shape: shape of one input without the batch axis, where nothing else tells it.
+        trust_pickle: unpickle whole modules, which runs code from the file.
+        seed: seed of a fresh model.
+
+    Raises:
+        ModelError: the file is missing, damaged or not what it is said to be.
+    """
+    shape = tuple(input_shape) if input_shape is not None else None
+    typed = models.typed_args(arch_args or {})
+    if str(source).startswith(FRESH):
+        return _fresh(str(source).removeprefix(FRESH), typed, shape, seed)
+    path = Path(source)
+    match sniff(path):
+        case "pt2":
+            return _from_pt2(path, arch, typed, shape)
+        case "safetensors":
+            return _from_states(read_safetensors(path), path, arch, typed, shape)
+        case "pickle":
+            return _from_states(read_pickle(path, trust_pickle), path, arch, typed, shape)
+        case _:
+            raise ModelError(
+                f"{path} is an ONNX model, which cannot be trained or pruned",
+                "export, bench, inspect and evaluate take ONNX; the others need the .pt2 it was made from",
+            )
+
+
+def _fresh(arch: str, arch_args: dict[str, object], shape: tuple[int, ...] | None, seed: int) -> Checkpoint:
+    model = models.build(arch, arch_args, seed)
+    record = Record(arch=arch, arch_args=arch_args, inputs=_inputs(arch, shape, f"{FRESH}{arch}"))
+    return _checkpoint(model, record, None)
+
+
+def _from_states(
+    states: States, path: Path, arch: str | None, arch_args: dict[str, object], shape: tuple[int, ...] | None
+) -> Checkpoint:
+    record = states.record or Record()
+    if states.module is not None:
+        return _from_module(states.module, record, path, arch, shape)
+    arch, arch_args = _chosen(record, arch, arch_args, path)
+    if arch is None:
+        raise ModelError(f"{path} holds weights but not their architecture", "name it with --arch")
+    model = models.build(arch, arch_args)
+    model, planned = _fitted(model, record, states.tensors, str(path))
+    record = dataclasses.replace(
+        record,
+        arch=arch,
+        arch_args=arch_args,
+        plan=record.plan if planned else None,
+        inputs=_shaped(record.inputs, shape) or _inputs(arch, shape, str(path)),
+    )
+    return _checkpoint(model, record, path)
+
+
+def _from_module(
+    module: nn.Module, record: Record, path: Path, arch: str | None, shape: tuple[int, ...] | None
+) -> Checkpoint:
+    model = copy.deepcopy(module).cpu()
+    check_finite(model.state_dict(), str(path))
+    return _checkpoint(model, dataclasses.replace(record, inputs=_inputs(arch, shape, str(path))), path)
+
+
+def _from_pt2(
+    path: Path, arch: str | None, arch_args: dict[str, object], shape: tuple[int, ...] | None
+) -> Checkpoint:
+    archive = read_pt2(path)
+    record = dataclasses.replace(archive.record, inputs=_shaped(archive.record.inputs, shape))
+    check_finite(archive.tensors, str(path))
+    name, arguments = _chosen(record, arch, arch_args, path)
+    notes: tuple[str, ...] = ()
+    model: nn.Module | None = None
+    if name is not None and (arch is not None or models.kind(name) != "code"):
+        try:
+            model, _ = _fitted(models.build(name, arguments), record, archive.tensors, str(path))
+            record = dataclasses.replace(record, arch=name, arch_args=arguments)
+        except ModelError as error:
+            if arch is not None:
+                raise
+            notes = (f"the class {name} could not be rebuilt ({error.what}); the graph itself is used",)
+    elif name is not None:
+        notes = (
+            f"the graph itself is used, since code is not run unasked; give --arch {name} for its class",
+        )
+    if model is None:
+        program = trace(archive.exported())
+        model, notes = TracedModule(program), (*notes, *program.notes)
+    return Checkpoint(model.eval(), _example(archive, record, shape), record, path, notes)
+
+
+def _example(archive: Pt2, record: Record, shape: tuple[int, ...] | None) -> tuple[Tensor, ...]:
+    """The samples in the archive, whose values are valid for any model, or random ones."""
+    args, kwargs = archive.samples or ((), {})
+    if shape is None and args and not kwargs and all(isinstance(x, Tensor) and x.dim() for x in args):
+        return batch_of_two(args) if archive.has_dynamic_batch() else args
+    return make_example(record.inputs or archive.inputs())
+
+
+def _fitted(
+    model: nn.Module, record: Record, tensors: Mapping[str, Tensor], where: str
+) -> tuple[nn.Module, bool]:
+    """The model with the tensors in it, reshaped by the record's plan where the fresh class does not fit."""
+    planned = record.plan is not None and not fits(model, tensors)
+    if planned:
+        assert record.plan is not None
+        from sslcli.plan import Plan, apply_plan
+
+        model = apply_plan(model, Plan.from_json(record.plan))
+    load_tensors(model, tensors, where)
+    return model, planned or record.plan is not None
+
+
+def _chosen(
+    record: Record, arch: str | None, arch_args: dict[str, object], path: Path
+) -> tuple[str | None, dict[str, object]]:
+    """The architecture to build: the caller's, which must not contradict the record's, or the record's."""
+    if arch is None:
+        return record.arch, {**record.arch_args, **arch_args}
+    if (
+        record.arch is not None
+        and arch != record.arch
+        and "code" not in (models.kind(arch), models.kind(record.arch))
+    ):
+        raise ModelError(f"{path} was made from {record.arch}, not from {arch}", "leave out --arch")
+    return arch, arch_args or dict(record.arch_args)
+
+
+def _inputs(arch: str | None, shape: tuple[int, ...] | None, where: str) -> tuple[InputSpec, ...]:
+    shape = shape or (models.input_shape(arch) if arch else None)
+    if shape is None:
+        raise ModelError(
+            f"the shape of the inputs of {where} is not known",
+            "give it without the batch, as --input-shape 3,224,224",
+        )
+    return (InputSpec(shape),)
+
+
+def _shaped(inputs: tuple[InputSpec, ...], shape: tuple[int, ...] | None) -> tuple[InputSpec, ...]:
+    return inputs if shape is None else (InputSpec(shape),)
+
+
+def _checkpoint(model: nn.Module, record: Record, path: Path | None) -> Checkpoint:
+    return Checkpoint(model.eval(), make_example(record.inputs), record, path)
