@@ -1,0 +1,72 @@
+"""What is zero in a weight: dead rows, dead columns (c, kh, kw), dead channels, dead 2D kernels.
+
+MACs are multiply-accumulates. Zero means exactly 0.0 (or -0.0).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sslcli.lowering.sites import ConvSite, Floats, LinearSite, Site
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is live in one group of a convolution.
+
+    Attributes:
+        rows: live filters, absolute indices.
+        columns: live (channel, *tap), absolute channel indices, shape (L, 1 + rank), sorted by channel.
+        weight: packed (len(rows), L).
+    """
+
+    rows: Indices
+    columns: Indices
+    weight: Floats
+
+
+def parts(site: ConvSite) -> list[Part]:
+    """The live rows and columns of each group; a group that is all zero keeps no row and no column."""
+    per_rows, per_channels = site.filters // site.groups, site.channels // site.groups
+    found = []
+    for group in range(site.groups):
+        weight = site.weight[group * per_rows : (group + 1) * per_rows]
+        rows = np.flatnonzero(weight.reshape(per_rows, -1).any(axis=1))
+        columns = np.argwhere(weight.any(axis=0))
+        packed = weight[(rows[:, None], *columns.T)]
+        offset = np.array([group * per_channels] + [0] * site.rank)
+        found.append(Part(rows + group * per_rows, columns + offset, packed))
+    return found
+
+
+def is_sparse(site: Site) -> bool:
+    """Whether any row, column or (for a convolution) 2D kernel is entirely zero."""
+    weight = site.weight
+    if isinstance(site, LinearSite):
+        return not (weight.any(axis=0).all() and weight.any(axis=1).all())
+    kernels = weight.reshape(*weight.shape[:2], -1).any(axis=2)
+    if not kernels.all():
+        return True
+    groups = weight.reshape(site.groups, -1, *weight.shape[1:])
+    return not groups.any(axis=1).all()
+
+
+def macs_share(site: Site) -> float:
+    """Live rows x live columns over all weights: the arithmetic limit of what lowering can save."""
+    if isinstance(site, LinearSite):
+        live = int(site.weight.any(axis=0).sum()) * int(site.weight.any(axis=1).sum())
+    else:
+        live = sum(part.weight.size for part in parts(site))
+    return live / site.weight.size
+
+
+def pattern_hash(site: Site) -> str:
+    """A name for where the zeros are, whatever the values."""
+    bits = np.packbits(site.weight != 0)
+    return hashlib.sha256(bits.tobytes()).hexdigest()[:16]
