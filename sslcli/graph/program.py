@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import (
@@ -93,18 +93,23 @@ class Program:
 
     def copy_graph(self) -> fx.Graph:
         """A copy of the graph with its metadata, free to be edited and given to ``rebuild``."""
-        graph = fx.Graph()
-        outputs = graph.graph_copy(self.graph, {}, return_output_node=True)
-        assert isinstance(outputs, tuple)
-        graph.output(outputs[0])
-        for new, old in zip(graph.nodes, self.graph.nodes, strict=True):
-            new.name = old.name
-            new.meta = dict(old.meta)
-        return graph
+        return copied_graph(self.graph)
 
     def _placeholders(self) -> list[tuple[fx.Node, InputSpec]]:
         nodes = [node for node in self.graph.nodes if node.op == "placeholder"]
         return list(zip(nodes, self.exported.graph_signature.input_specs, strict=True))
+
+
+def copied_graph(graph: fx.Graph) -> fx.Graph:
+    """A copy of a graph whose nodes keep their names (``copy.deepcopy`` renames some, such as ``input``)."""
+    copied = fx.Graph()
+    outputs = copied.graph_copy(graph, {})
+    copied.output(outputs)
+    for new, old in zip(copied.nodes, graph.nodes, strict=True):
+        new.name = old.name
+        new.meta = dict(old.meta)
+        copied._graph_namespace._used_names.add(old.name)
+    return copied
 
 
 def add_weight(
@@ -143,6 +148,7 @@ def rebuild(
     """
     specs = _input_specs(program, graph)
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
+    weights = _parameters(program, specs.values(), weights)
     _propagate(program, graph, specs, weights)
     kept = {str(spec.target): spec for spec in specs.values() if spec.kind in WEIGHT_KINDS}
     in_state = {n for n, s in kept.items() if s.kind == InputKind.PARAMETER or s.persistent}
@@ -207,6 +213,26 @@ def _input_specs(program: Program, graph: fx.Graph) -> dict[fx.Node, InputSpec]:
         else:
             specs[node] = old[node.name]
     return specs
+
+
+def _parameters(
+    program: Program, specs: Iterable[InputSpec], weights: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The weights in use: parameters as ``nn.Parameter``, frozen as they were; tied ones one object."""
+    before, found = program.weights(), {}
+    for spec in specs:
+        if spec.kind not in WEIGHT_KINDS:
+            continue
+        name = str(spec.target)
+        tensor = weights[program.tied.get(name, name)]
+        if spec.kind == InputKind.PARAMETER and not isinstance(tensor, nn.Parameter):
+            trained = before[name].requires_grad if name in before else tensor.is_floating_point()
+            tensor = nn.Parameter(tensor.detach(), requires_grad=trained)
+        found[name] = tensor
+    for alias, name in program.tied.items():
+        if alias in found and name in found:
+            found[alias] = found[name]
+    return found
 
 
 def _output_specs(program: Program, output: fx.Node) -> list[OutputSpec]:

@@ -9,6 +9,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import inspect
 import traceback
 import warnings
 from collections import OrderedDict, defaultdict
@@ -26,7 +27,7 @@ from sslcli.errors import GraphError
 from sslcli.graph.functionalise import functionalise
 from sslcli.graph.losses import lost_in_eval
 from sslcli.graph.module import TracedModule
-from sslcli.graph.program import WEIGHT_KINDS, Program, add_weight, make_exported, rebuild
+from sslcli.graph.program import WEIGHT_KINDS, Program, add_weight, copied_graph, make_exported, rebuild
 
 __all__ = ["Program", "add_weight", "rebuild", "trace"]
 
@@ -63,6 +64,7 @@ def trace(
     if isinstance(model, TracedModule):
         return model.program()
     args, keywords = _arguments(example, kwargs)
+    keywords = _in_order(model, keywords)
     args, keywords, batch = _widened(args, keywords)
     exported, notes = _export(model, args, keywords, batch)
     return _program(exported, _tied(model), (*notes, *lost_in_eval(model)), batch)
@@ -72,7 +74,7 @@ def from_exported(exported: ExportedProgram) -> Program:
     """A Program from an exported program (of this or another tool), which is not written to."""
     clone = ExportedProgram(
         root=exported.graph_module,
-        graph=copy.deepcopy(exported.graph_module).graph,
+        graph=copied_graph(exported.graph),
         graph_signature=copy.deepcopy(exported.graph_signature),
         state_dict=dict(exported.state_dict),
         range_constraints=dict(exported.range_constraints),
@@ -94,6 +96,14 @@ def _arguments(
         return (), {**example, **(kwargs or {})}
     args = (example,) if isinstance(example, torch.Tensor) else tuple(example)
     return args, dict(kwargs or {})
+
+
+def _in_order(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keyword inputs in the order of the signature, so that they can also be given by position."""
+    names = list(inspect.signature(model.forward).parameters)
+    return dict(
+        sorted(kwargs.items(), key=lambda item: names.index(item[0]) if item[0] in names else len(names))
+    )
 
 
 def _widened(
