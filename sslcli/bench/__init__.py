@@ -1,8 +1,51 @@
-"""Timing of ONNX models, layer by layer and whole, on the provider that will serve them."""
+"""Timing of ONNX models, layer by layer and whole, on the provider that will serve them.
+
+``sslcli.bench`` is this package and the public function at once: calling the package calls ``bench``.
+Otherwise which of the two the name means would depend on what was imported first.
+"""
 
 from __future__ import annotations
 
-from sslcli.bench.inputs import ModelSource, RunSettings
-from sslcli.bench.runner import Samples, Subject, Timing, interleave, time_models
+import sys
+from types import ModuleType
 
-__all__ = ["ModelSource", "RunSettings", "Samples", "Subject", "Timing", "interleave", "time_models"]
+from sslcli.bench.compare import compare
+from sslcli.bench.history import Change, compare_with_old
+from sslcli.bench.inputs import ModelSource, RunSettings
+from sslcli.bench.public import bench as _function
+from sslcli.bench.public import require_gate
+from sslcli.bench.results import BenchedModel, Comparison, Row
+from sslcli.bench.runner import Samples, Subject, Timing, interleave, time_models
+from sslcli.bench.statistics import Latency, Ratio, paired_ratio
+from sslcli.bench.tables import to_csv, to_markdown
+
+__all__ = [
+    "BenchedModel",
+    "Change",
+    "Comparison",
+    "Latency",
+    "ModelSource",
+    "Ratio",
+    "Row",
+    "RunSettings",
+    "Samples",
+    "Subject",
+    "Timing",
+    "bench",
+    "compare",
+    "compare_with_old",
+    "interleave",
+    "paired_ratio",
+    "require_gate",
+    "time_models",
+    "to_csv",
+    "to_markdown",
+]
+
+
+class _CallablePackage(ModuleType):
+    __call__ = staticmethod(_function)
+
+
+sys.modules[__name__].__class__ = _CallablePackage
+bench = sys.modules[__name__]

@@ -15,7 +15,7 @@ from sslcli.bench.statistics import Latency, Ratio
 from sslcli.errors import InputError
 from sslcli.options.common import Provider
 
-SCHEMA = "sslcli.bench/1"
+SCHEMA = "sslcli/comparison/1"
 Kind = Literal["onnx", "csr", "csr product"]
 
 
@@ -119,21 +119,26 @@ class Comparison:
     created: str
     schema: str = SCHEMA
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, raw samples too."""
+        return asdict(self)
+
     def to_json(self) -> str:
         """Everything, raw samples too."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return json.dumps(self.to_dict(), separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str) -> Comparison:
-        """Read what ``to_json`` wrote.
+        """Read what ``to_json`` wrote, or what the bench command wrote around it.
 
         Raises:
             InputError: it is no comparison, or one of another schema.
         """
         try:
             data = json.loads(text)
+            data = data.get("comparison", data)
             schema = data["schema"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
             raise InputError(
                 "the file is not a comparison of sslcli bench", "give one that --json wrote"
             ) from error

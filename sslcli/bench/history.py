@@ -1,0 +1,66 @@
+"""A comparison set against an earlier one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sslcli.bench.host import hardware_differences
+from sslcli.bench.results import Comparison, Row
+from sslcli.bench.statistics import Ratio, unpaired_ratio
+from sslcli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Change:
+    """One row then and now.
+
+    Attributes:
+        row: the row of the new comparison.
+        old_ms: median then.
+        speed: how many times faster than then; measured apart, so the machine's own drift is in it.
+        old_ratio: speedup over the base then; None for the base. It is free of that drift.
+    """
+
+    row: Row
+    old_ms: float
+    speed: Ratio
+    old_ratio: Ratio | None
+
+
+def compare_with_old(
+    new: Comparison, old: Comparison, *, allow_host_mismatch: bool = False
+) -> tuple[list[Change], list[str]]:
+    """Match the rows of two comparisons by provider, threads, batch, layer, model and kind.
+
+    Returns:
+        A change for each row that both have, in the order of ``new``; and notes on what differs around them.
+
+    Raises:
+        UsageError: they ran on different hardware and that was not allowed, or share no row.
+    """
+    differing = hardware_differences(new.host, old.host)
+    if differing and not allow_host_mismatch:
+        raise UsageError(
+            f"the earlier bench ran on another machine ({'; '.join(differing)})",
+            "measure it again here, or give --allow-host-mismatch",
+        )
+    then = {_key(row): row for row in old.rows}
+    changes = [_change(row, then[_key(row)]) for row in new.rows if _key(row) in then]
+    if not changes:
+        raise UsageError(
+            "the earlier bench has no row in common with this one",
+            "use the same models' names, providers, threads and batch size",
+        )
+    notes = [f"another machine: {difference}" for difference in differing]
+    for name, version in new.host.versions.items():
+        if old.host.versions.get(name) != version:
+            notes.append(f"{name} was {old.host.versions.get(name)}, is {version}")
+    return changes, notes
+
+
+def _key(row: Row) -> tuple[object, ...]:
+    return (row.provider, row.threads, row.batch_size, row.layer, row.subject, row.kind)
+
+
+def _change(new: Row, old: Row) -> Change:
+    return Change(new, old.latency.median_ms, unpaired_ratio(old.samples(), new.samples()), old.ratio)
