@@ -6,14 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
 
 from sslcli.pipeline import results
-from sslcli.report.numbers import count, per_cent, size
+from sslcli.report import bench_tables, run_tables
+from sslcli.report.numbers import count, duration, metric, per_cent, size
+from sslcli.report.tables import change_cell, layer_table, new_table
 
 
 def render(console: Console, result: object) -> None:
-    """Print ``result``."""
+    """Print ``result``.
+
+    Raises:
+        TypeError: there is no table for its class.
+    """
     printer = _PRINTERS.get(type(result))
     if printer is None:
         raise TypeError(f"there is no table for {type(result).__name__}")
@@ -21,168 +28,148 @@ def render(console: Console, result: object) -> None:
 
 
 def _training(console: Console, result: results.TrainingResult) -> None:
-    table = _table("", "before", "after")
+    table = new_table("", "before", "after", "change")
     for split, metrics in result.metrics.items():
         for name, value in metrics.items():
             before = result.before.get(name) if split == "validation" else None
-            table.add_row(f"{split} {name}", _metric(name, before), _metric(name, value))
+            table.add_row(
+                f"{split} {name}",
+                "" if before is None else metric(name, before),
+                metric(name, value),
+                change_cell(name, before, value),
+            )
     for structure, (zero, total) in result.zero_groups.items():
-        table.add_row(f"zero groups, {structure}", "", f"{zero} of {total}")
+        table.add_row(f"zero groups, {structure}", "", f"{zero} of {total}", _share(zero, total))
     for name, fraction in result.left.items():
-        table.add_row(f"{name} left if pruned", "", per_cent(fraction))
+        table.add_row(f"{_CAPITALS.get(name, name)} left if pruned", "", per_cent(fraction), "")
     console.print(table)
-    console.print(f"{result.epochs} epochs in {result.seconds:.1f} s -> {result.output}")
+    _file(console, f"{result.epochs} epochs in {duration(result.seconds)}", result.output)
 
 
 def _prune(console: Console, result: results.PruneResult) -> None:
-    table = _table("", "before", "after", "left")
+    table = new_table("", "before", "after", "left")
     for name, before, after in (
         ("MACs", result.macs_before, result.macs_after),
         ("MACs, packed", result.macs_before, result.macs_packed),
         ("parameters", result.params_before, result.params_after),
     ):
-        table.add_row(name, count(before), count(after), per_cent(after / max(before, 1)))
+        left = Text(per_cent(after / max(before, 1)), style="green" if after < before else "yellow")
+        table.add_row(name, count(before), count(after), left)
     console.print(table)
+    if result.layers:
+        console.print(layer_table(result.layers))
     for split, metrics in result.metrics.items():
-        console.print(f"{split}: " + ", ".join(f"{name} {_metric(name, v)}" for name, v in metrics.items()))
-    console.print(
-        f"verified: largest difference {result.max_abs_error:.2e} (relative {result.max_rel_error:.2e}), "
-        f"reloaded {result.reloaded_abs_error:.2e}"
+        console.print(f"{split}: " + ", ".join(f"{name} {metric(name, v)}" for name, v in metrics.items()))
+    _verified(
+        console,
+        f"{_error(result.max_abs_error, result.max_rel_error)}, reloaded {result.reloaded_abs_error:.1e}",
     )
-    console.print(f"{size(result.size_bytes)} -> {result.output}")
+    _file(console, size(result.size_bytes), result.output)
 
 
 def _export(console: Console, result: results.ExportResult) -> None:
     if result.layers:
-        table = _table(*result.layers[0])
-        for layer in result.layers:
-            table.add_row(*(_cell(value) for value in layer.values()))
-        console.print(table)
-    console.print(
-        f"verified: largest difference {result.max_abs_error:.2e} (relative {result.max_rel_error:.2e})"
-    )
-    console.print(f"{size(result.size_bytes)}, lowering {result.lowering} -> {result.output}")
-
-
-def _bench(console: Console, result: results.BenchResult) -> None:
-    table = _table("model", "median ms", "p90 ms", "speedup", "95 % interval")
-    for row in result.rows:
-        interval = "" if row.speedup_low is None else f"{row.speedup_low:.2f} .. {row.speedup_high:.2f}"
-        speedup = "" if row.speedup is None else f"{row.speedup:.2f}x"
-        table.add_row(row.name, f"{row.median_ms:.4f}", f"{row.p90_ms:.4f}", speedup, interval)
-    console.print(table)
+        console.print(layer_table(result.layers))
+    _verified(console, _error(result.max_abs_error, result.max_rel_error))
+    _file(console, f"{size(result.size_bytes)}, lowering {result.lowering}", result.output)
 
 
 def _inspect(console: Console, result: results.InspectResult) -> None:
     if result.layers:
-        table = _table(*result.layers[0])
-        for layer in result.layers:
-            table.add_row(*(_cell(value) for value in layer.values()))
-        console.print(table)
-    console.print(
-        f"{count(result.macs)} MACs ({count(result.macs_packed)} packed), {count(result.params)} parameters"
-    )
+        console.print(layer_table(result.layers))
+    packed = f" ({count(result.macs_packed)} packed)" if result.macs_packed != result.macs else ""
+    console.print(f"{count(result.macs)} MACs{packed}, {count(result.params)} parameters", highlight=False)
+    for name, value in result.details.items():
+        if value:
+            console.print(_branch(name.replace("_", " "), value))
+
+
+def _branch(name: str, value: object) -> Tree:
+    tree = Tree(Text(name, style="bold"))
+    _grow(tree, value)
+    return tree
+
+
+def _grow(tree: Tree, value: object) -> None:
+    pairs = value.items() if isinstance(value, dict) else []
+    for key, inner in pairs:
+        if isinstance(inner, (dict, list)) and inner:
+            _grow(tree.add(Text(str(key))), inner)
+        else:
+            tree.add(Text(f"{key}: {inner}"))
+    for inner in value if isinstance(value, list) else []:
+        if isinstance(inner, dict):
+            tree.add(Text(", ".join(f"{key} {item}" for key, item in inner.items())))
+        else:
+            tree.add(Text(str(inner)))
 
 
 def _evaluate(console: Console, result: results.EvaluateResult) -> None:
+    table = new_table("", result.split)
     for name, value in result.metrics.items():
-        console.print(f"{name} {_metric(name, value)}")
-    console.print(f"{result.samples} {result.split} samples of {result.data} in {result.seconds:.1f} s")
+        table.add_row(name, Text(metric(name, value), style="bold" if name == "accuracy" else ""))
+    console.print(table)
+    console.print(f"{result.samples} samples of {result.data} in {duration(result.seconds)}", highlight=False)
 
 
 def _apply_plan(console: Console, result: results.ApplyPlanResult) -> None:
-    console.print(f"{count(result.params)} parameters -> {result.output}")
+    if result.max_abs_error is not None:
+        _verified(console, f"largest difference on the plan's probe {result.max_abs_error:.1e}")
+    _file(console, f"{count(result.params)} parameters", result.output)
 
 
 def _planned(console: Console, result: results.Planned) -> None:
-    console.print(
-        f"would {result.command} {result.source}" + (f" -> {result.output}" if result.output else "")
-    )
+    target = f" -> {result.output}" if result.output else ""
+    console.print(Text(f"would {result.command} {result.source}{target}"), soft_wrap=True)
     if result.replaces:
-        console.print(f"{result.output} would be replaced")
+        console.print(Text(f"{result.output} would be replaced", style="yellow"), soft_wrap=True)
+    table = new_table("option", "value", left=2)
     for name, value in result.options.items():
-        console.print(f"  {name}: {value}")
-
-
-def _run(console: Console, result: results.RunResult) -> None:
-    table = _table("step", "uses", "needs", "state", "seconds")
-    for step in result.steps:
-        state = step.state if not step.reason else f"{step.state} ({step.reason})"
-        table.add_row(step.id, step.uses, ", ".join(step.needs), state, f"{step.seconds:.1f}")
+        table.add_row(name, str(value))
     console.print(table)
-    if result.models:
-        console.print(_models(result.models))
-    for step in result.steps:
-        for output in step.outputs:
-            console.print(f"{step.id}: {output}", soft_wrap=True)
-    if result.report:
-        console.print(f"report: {result.report}", soft_wrap=True)
-
-
-def _models(models: list[results.ModelRow]) -> Table:
-    """The paper's table: what is left per convolution, joined by dashes."""
-    table = _table("model", "error", "filters", "channels", "columns", "FLOP %", "ms", "speedup")
-    dense = {layer["name"]: layer for layer in models[0].layers}
-    for row in models:
-        convs = [layer for layer in row.layers if layer["kind"] == "conv"]
-        shares = [100 * layer["macs_packed"] / dense.get(layer["name"], layer)["macs"] for layer in convs]
-        interval = "" if row.speedup_low is None else f"\n{row.speedup_low:.2f}..{row.speedup_high:.2f}"
-        table.add_row(
-            row.id,
-            "" if row.error is None else f"{100 * row.error:.2f} %",
-            "-".join(str(layer["filters"]) for layer in convs),
-            "-".join(str(layer["channels"]) for layer in convs),
-            "-".join(str(layer["columns"]) for layer in convs),
-            "-".join(f"{share:.3g}" for share in shares),
-            "" if row.latency_ms is None else f"{row.latency_ms:.3f}",
-            "" if row.speedup is None else f"{row.speedup:.2f}x{interval}",
-        )
-    return table
 
 
 def _diagnosis(console: Console, result: results.Diagnosis) -> None:
-    table = _table("", "what", "found")
-    marks = {"ok": "[green]ok[/]", "missing": "[red]missing[/]", "notice": "[yellow]notice[/]"}
+    table = new_table("", "what", "found", left=3)
+    colours = {"ok": "green", "missing": "red", "notice": "yellow"}
     for finding in result.findings:
-        table.add_row(marks[finding.state], finding.name, finding.text)
+        table.add_row(Text(finding.state, style=colours[finding.state]), finding.name, Text(finding.text))
     console.print(table)
 
 
 def _recipe_text(console: Console, result: results.RecipeText) -> None:
-    console.print(result.text, markup=False, soft_wrap=True)
+    console.print(Text(result.text), soft_wrap=True)
 
+
+_CAPITALS = {"macs": "MACs", "params": "parameters"}
 
 _PRINTERS: dict[type, Callable[[Console, Any], None]] = {
     results.TrainingResult: _training,
     results.PruneResult: _prune,
     results.ExportResult: _export,
-    results.BenchResult: _bench,
+    results.BenchResult: bench_tables.print_bench,
     results.InspectResult: _inspect,
     results.EvaluateResult: _evaluate,
     results.ApplyPlanResult: _apply_plan,
     results.Planned: _planned,
-    results.RunResult: _run,
+    results.RunResult: run_tables.print_run,
     results.Diagnosis: _diagnosis,
     results.RecipeText: _recipe_text,
 }
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column.replace("_", " "), justify="left" if index == 0 else "right")
-    return table
+def _share(part: int, whole: int) -> Text:
+    return Text(per_cent(part / max(whole, 1)), style="green" if part else "yellow")
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, int):
-        return count(value)
-    return str(value)
+def _error(absolute: float, relative: float) -> str:
+    return f"largest difference {absolute:.1e} (relative {relative:.1e})"
 
 
-def _metric(name: str, value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4f}"
+def _verified(console: Console, text: str) -> None:
+    console.print(Text.assemble(("verified", "green"), f": {text}"))
+
+
+def _file(console: Console, text: str, output: str) -> None:
+    # the path stands whole on its line, so that it can be copied
+    console.print(Text.assemble(f"{text} -> ", (output, "bold")), soft_wrap=True)

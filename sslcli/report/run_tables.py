@@ -1,0 +1,108 @@
+"""The tables that close a run: its steps, its models, and the paper's table of what is left a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sslcli.pipeline.results import ModelRow, RunResult, StepOutcome
+from sslcli.report import bench_tables
+from sslcli.report.numbers import count, duration, per_cent, size
+from sslcli.report.tables import interval_cell, new_table, speedup_cell
+
+_STATES = {"run": "green", "cached": "dim", "pending": "yellow", "failed": "red"}
+
+
+def print_run(console: Console, result: RunResult) -> None:
+    """Print steps, models, layers and where the files are."""
+    console.print(_steps(result.steps))
+    if result.models:
+        console.print()
+        console.print(models_table(result.models))
+    if len(result.models) > 1:
+        console.print()
+        console.print(layers_table(result.models[0], _smallest(result.models), _timed_layers(result.steps)))
+    console.print()
+    for step in result.steps:
+        for output in step.outputs:
+            console.print(Text.assemble(f"{step.id}: ", (output, "bold")), soft_wrap=True)
+    if result.report:
+        console.print(Text.assemble("report: ", (result.report, "bold")), soft_wrap=True)
+
+
+def models_table(models: Sequence[ModelRow]) -> Table:
+    """One row a model: error, what is left of the first model's cost, latency."""
+    table = new_table("model", "error", "MACs", "left", "params", "size", "ms", "speedup", "interval")
+    dense = models[0]
+    for row in models:
+        table.add_row(
+            Text(row.id),
+            "" if row.error is None else _error(row.error, dense.error),
+            count(row.macs_packed),
+            per_cent(row.macs_packed / max(dense.macs, 1)),
+            count(row.params),
+            size(row.size_bytes),
+            "" if row.latency_ms is None else f"{row.latency_ms:.3f}",
+            speedup_cell(row.speedup, row.speedup_low, row.speedup_high),
+            interval_cell(row.speedup_low, row.speedup_high),
+        )
+    return table
+
+
+def layers_table(before: ModelRow, after: ModelRow, timed: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The paper's table, one row a convolution: filters, channels, columns, FLOP, time, speedup."""
+    table = new_table("conv", "filters", "channels", "columns", "FLOP", "ms", "speedup", "interval", gap=1)
+    left = {layer["name"]: layer for layer in after.layers}
+    for layer in (layer for layer in before.layers if layer["kind"] == "conv"):
+        name = str(layer["name"])
+        row = timed.get(name)
+        ratio = row["ratio"] if row else {}
+        table.add_row(
+            Text(name),
+            *(_left(layer, left.get(name), key) for key in ("filters", "channels", "columns")),
+            per_cent(left[name]["macs_packed"] / max(layer["macs"], 1)) if name in left else "gone",
+            f"{row['latency']['median_ms']:.4f}" if row else "",
+            speedup_cell(ratio.get("value"), ratio.get("low"), ratio.get("high")),
+            interval_cell(ratio.get("low"), ratio.get("high")),
+        )
+    return table
+
+
+def _steps(steps: Sequence[StepOutcome]) -> Table:
+    table = new_table("step", "uses", "needs", "state", "time", left=4)
+    for step in steps:
+        state = f"{step.state} ({step.reason})" if step.reason else step.state
+        table.add_row(
+            Text(step.id),
+            step.uses,
+            ", ".join(step.needs),
+            Text(state, style=_STATES.get(step.state, "")),
+            duration(step.seconds) if step.state == "run" else "",
+        )
+    return table
+
+
+def _timed_layers(steps: Sequence[StepOutcome]) -> dict[str, Mapping[str, Any]]:
+    """By layer, the last model's row in the last bench's first setting."""
+    for step in reversed(steps):
+        comparison = step.result.get("comparison") if step.uses == "bench" else None
+        for rows in bench_tables.layer_rows(comparison or {}).values():
+            return dict(bench_tables.speedups(rows))
+    return {}
+
+
+def _smallest(models: Sequence[ModelRow]) -> ModelRow:
+    return min(reversed(models), key=lambda row: row.macs_packed)
+
+
+def _left(before: Mapping[str, Any], after: Mapping[str, Any] | None, key: str) -> str:
+    return f"{after[key] if after else 0}/{before[key]}"
+
+
+def _error(error: float, dense: float | None) -> Text:
+    worse = dense is not None and error > dense + 0.005
+    return Text(f"{100 * error:.2f} %", style="red" if worse else "")
