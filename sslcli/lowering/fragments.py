@@ -41,7 +41,9 @@ class Builder:
     def node(self, op: str, inputs: Sequence[str], attributes: Mapping[str, Attribute] = _EMPTY) -> str:
         """Add a node with one output; the output's name, which is the node's too."""
         name = f"{self.prefix}/{op}_{len(self.nodes)}"
-        self.nodes.append(onnx.helper.make_node(op, list(inputs), [name], name=name, **dict(attributes)))
+        node = onnx.helper.make_node(op, list(inputs), [name], name=name)
+        node.attribute.extend(onnx.helper.make_attribute(key, value) for key, value in attributes.items())
+        self.nodes.append(node)
         return name
 
     def gather(self, source: str, indices: Array, axis: int) -> str:

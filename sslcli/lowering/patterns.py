@@ -14,6 +14,18 @@ from numpy.typing import NDArray
 from sslcli.lowering.sites import ConvSite, Floats, LinearSite, Site
 
 Indices = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+
+def alive(weight: NDArray[np.generic], axis: int | tuple[int, ...]) -> Flags:
+    """Whether anything is not zero over ``axis``; the other axes remain."""
+    found: Flags = np.asarray(np.any(weight != 0, axis=axis))
+    return found
+
+
+def live_filters(site: ConvSite) -> Flags:
+    """(N,): which filters are not all zero."""
+    return alive(site.weight.reshape(site.filters, -1), 1)
 
 
 @dataclass(frozen=True)
@@ -37,8 +49,8 @@ def parts(site: ConvSite) -> list[Part]:
     found = []
     for group in range(site.groups):
         weight = site.weight[group * per_rows : (group + 1) * per_rows]
-        rows = np.flatnonzero(weight.reshape(per_rows, -1).any(axis=1))
-        columns = np.argwhere(weight.any(axis=0))
+        rows = np.flatnonzero(alive(weight.reshape(per_rows, -1), 1))
+        columns = np.argwhere(alive(weight, 0))
         packed = weight[(rows[:, None], *columns.T)]
         offset = np.array([group * per_channels] + [0] * site.rank)
         found.append(Part(rows + group * per_rows, columns + offset, packed))
@@ -49,18 +61,18 @@ def is_sparse(site: Site) -> bool:
     """Whether any row, column or (for a convolution) 2D kernel is entirely zero."""
     weight = site.weight
     if isinstance(site, LinearSite):
-        return not (weight.any(axis=0).all() and weight.any(axis=1).all())
-    kernels = weight.reshape(*weight.shape[:2], -1).any(axis=2)
+        return not (alive(weight, 0).all() and alive(weight, 1).all())
+    kernels = alive(weight.reshape(*weight.shape[:2], -1), 2)
     if not kernels.all():
         return True
     groups = weight.reshape(site.groups, -1, *weight.shape[1:])
-    return not groups.any(axis=1).all()
+    return not alive(groups, 1).all()
 
 
 def macs_share(site: Site) -> float:
     """Live rows x live columns over all weights: the arithmetic limit of what lowering can save."""
     if isinstance(site, LinearSite):
-        live = int(site.weight.any(axis=0).sum()) * int(site.weight.any(axis=1).sum())
+        live = int(alive(site.weight, 0).sum()) * int(alive(site.weight, 1).sum())
     else:
         live = sum(part.weight.size for part in parts(site))
     return live / site.weight.size

@@ -109,11 +109,9 @@ def find_sites(model: onnx.ModelProto) -> dict[str, Site]:
 
 def infer_shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
     """Shapes by value name, None for sizes that are open, as far as inference gets."""
-    if protos.size_bytes(model) > 2**30:
-        inferred = model  # inference serialises: keep what the file says
-    else:
-        inferred = onnx.shape_inference.infer_shapes(model)
-    graph = inferred.graph
+    # Inference serialises the model: beyond protobuf's limit what the file says must do.
+    small = protos.size_bytes(model) < 2**30
+    graph = (onnx.shape_inference.infer_shapes(model) if small else model).graph
     return {
         value.name: tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
         for value in [*graph.value_info, *graph.input, *graph.output]

@@ -1,4 +1,4 @@
-"""Every form equals the masked dense convolution, over shapes, strides, groups, dilation, padding, patterns."""
+"""Every form equals the masked dense convolution, over shapes, groups, padding and patterns."""
 
 from __future__ import annotations
 

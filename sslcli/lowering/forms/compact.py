@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from sslcli.lowering.forms.packing import restoring_order
-from sslcli.lowering.forms.taps import Box, fits, live_box
+from sslcli.lowering.forms.taps import Box, crop_kernel, fits, live_box
 from sslcli.lowering.fragments import Builder, Fragment
+from sslcli.lowering.patterns import alive, live_filters
 from sslcli.lowering.sites import ConvSite, Floats
 
 
@@ -21,7 +22,7 @@ def compact(site: ConvSite, *, block: int = 1) -> Fragment | None:
     """
     rows = _live_rows(site, block)
     channels = _live_channels(site, block)
-    box = live_box(site, np.argwhere(_by_tap(site)))
+    box = live_box(site, np.argwhere(alive(site.weight, (0, 1))))
     if not fits(site, box):
         box = Box((0,) * site.rank, site.kernel, site.pads)
     rows, channels = _drop_groups(site, rows, channels)
@@ -50,10 +51,6 @@ def compact(site: ConvSite, *, block: int = 1) -> Fragment | None:
     return builder.finish(site.output)
 
 
-def _by_tap(site: ConvSite) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    return site.weight.any(axis=(0, 1))
-
-
 def _all_rows(site: ConvSite) -> list[range]:
     per_group = site.filters // site.groups
     return [range(g * per_group, (g + 1) * per_group) for g in range(site.groups)]
@@ -64,7 +61,7 @@ def _live_rows(site: ConvSite, block: int) -> list[list[int]]:
 
     Dead filters fill the room first; where more distinct biases are dead than fit, the groups grow.
     """
-    live = site.weight.reshape(site.filters, -1).any(axis=1)
+    live = live_filters(site)
     groups = [[f for f in group if live[f]] for group in _all_rows(site)]
     dead = np.flatnonzero(~live)
     _, first = np.unique(site.bias[dead], return_index=True)
@@ -88,7 +85,7 @@ def _live_channels(site: ConvSite, block: int) -> list[list[int]]:
     """Input channels that each group reads, the same number in each; -1 pads."""
     per_group = site.channels // site.groups
     weight = site.weight.reshape(site.groups, -1, per_group, int(np.prod(site.kernel)))
-    live = weight.any(axis=(1, 3))
+    live = alive(weight, (1, 3))
     width = min(per_group, max(1, _up(int(live.sum(axis=1).max()), block)))
     groups = []
     for group in range(site.groups):
@@ -103,7 +100,7 @@ def _drop_groups(
     site: ConvSite, rows: list[list[int]], channels: list[list[int]]
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Leave out whole groups whose filters are all dead, as far as their biases have a stand-in."""
-    live = site.weight.reshape(site.filters, -1).any(axis=1)
+    live = live_filters(site)
     dead_biases = {float(bias) for bias in site.bias[~live]}
     kept: list[int] = []
     stand_ins: set[float] = set()
@@ -120,8 +117,8 @@ def _drop_groups(
 
 
 def _weight(site: ConvSite, rows: list[list[int]], channels: list[list[int]], box: Box) -> Floats:
-    taps = tuple(slice(a, a + size) for a, size in zip(box.first, box.kernel, strict=True))
     per_group = site.channels // site.groups
+    cropped = crop_kernel(site.weight, box)
     blocks = []
     for group_rows, group_channels in zip(rows, channels, strict=True):
         block = np.zeros((len(group_rows), len(group_channels), *box.kernel), np.float32)
@@ -129,7 +126,7 @@ def _weight(site: ConvSite, rows: list[list[int]], channels: list[list[int]], bo
         own_channels = [i for i, c in enumerate(group_channels) if c >= 0]
         if own_rows and own_channels:
             read = np.array([group_channels[i] % per_group for i in own_channels])
-            source = site.weight[[group_rows[i] for i in own_rows]][(slice(None), read, *taps)]
+            source = cropped[[group_rows[i] for i in own_rows]][:, read]
             block[np.ix_(own_rows, own_channels)] = source
         blocks.append(block)
     return np.concatenate(blocks)

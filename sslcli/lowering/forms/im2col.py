@@ -6,7 +6,7 @@ import numpy as np
 
 from sslcli.lowering.forms.packing import Packed, Restore, packed_form
 from sslcli.lowering.fragments import Builder, Fragment
-from sslcli.lowering.patterns import Indices
+from sslcli.lowering.patterns import Indices, parts
 from sslcli.lowering.sites import ConvSite
 
 _MOST_INDICES = 4_000_000
@@ -14,10 +14,11 @@ _MOST_INDICES = 4_000_000
 
 def im2col(site: ConvSite, *, restore: Restore = "gather") -> Fragment | None:
     """Lower to one element-wise Gather and one MatMul; needs the image size."""
-    if site.outputs is None or site.spatial is None or site.groups > 16:
+    outputs = site.outputs
+    if outputs is None or site.spatial is None or site.groups > 16:
         return None
-    live = int(site.weight.reshape(site.filters, -1).any(axis=0).sum()) * site.groups
-    if live * int(np.prod(site.outputs)) > _MOST_INDICES:
+    live = sum(len(part.columns) for part in parts(site))
+    if live * int(np.prod(outputs)) > _MOST_INDICES:
         return None
     image = site.channels * int(np.prod(site.spatial))
     flat: list[str] = []
@@ -32,8 +33,8 @@ def im2col(site: ConvSite, *, restore: Restore = "gather") -> Fragment | None:
         product = builder.node("MatMul", [builder.constant(problem.weight, "weight"), patches])
         if problem.bias.any():
             product = builder.node("Add", [product, builder.constant(problem.bias[:, None], "bias")])
-        shape = np.array([0, len(problem.bias), *site.outputs], np.int64)
-        return builder.node("Reshape", [product, builder.constant(shape, "shape")])
+        image_shape = np.array([0, len(problem.bias), *outputs], np.int64)
+        return builder.node("Reshape", [product, builder.constant(image_shape, "shape")])
 
     return packed_form(site, body, restore=restore)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from sslcli.lowering.fragments import Builder, Fragment
-from sslcli.lowering.sites import LinearSite
+from sslcli.lowering.patterns import Indices, alive
+from sslcli.lowering.sites import Floats, LinearSite
 
 
 def compact_linear(site: LinearSite, *, restore_rows: bool = True) -> Fragment | None:
@@ -13,7 +14,7 @@ def compact_linear(site: LinearSite, *, restore_rows: bool = True) -> Fragment |
 
     With ``restore_rows=False`` all rows are computed. None where nothing can go.
     """
-    live_columns = np.flatnonzero(site.weight.any(axis=0))
+    live_columns = np.flatnonzero(alive(site.weight, 0))
     if not len(live_columns):
         live_columns = np.zeros(1, np.int64)
     rows = _rows(site) if restore_rows else np.arange(len(site.weight))
@@ -36,22 +37,20 @@ def compact_linear(site: LinearSite, *, restore_rows: bool = True) -> Fragment |
     return builder.finish(site.output)
 
 
-def _bias(site: LinearSite) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def _bias(site: LinearSite) -> Floats:
     return np.zeros(len(site.weight), np.float32) if site.bias is None else site.bias
 
 
-def _rows(site: LinearSite) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+def _rows(site: LinearSite) -> Indices:
     """Live rows, then one dead row for each distinct bias among the dead."""
-    live = site.weight.any(axis=1)
+    live = alive(site.weight, 1)
     dead = np.flatnonzero(~live)
     _, first = np.unique(_bias(site)[dead], return_index=True)
     return np.concatenate([np.flatnonzero(live), dead[np.sort(first)]])
 
 
-def _order(
-    site: LinearSite, rows: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
-) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    live, bias = site.weight.any(axis=1), _bias(site)
+def _order(site: LinearSite, rows: Indices) -> Indices:
+    live, bias = alive(site.weight, 1), _bias(site)
     place = {int(row): position for position, row in enumerate(rows)}
     stand_in = {float(bias[row]): place[int(row)] for row in rows if not live[row]}
     return np.array([place.get(n, stand_in.get(float(bias[n]), -1)) for n in range(len(bias))], np.int64)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from sslcli.lowering.fragments import Builder, Fragment
-from sslcli.lowering.patterns import Indices, Part, parts
+from sslcli.lowering.patterns import Indices, Part, live_filters, parts
 from sslcli.lowering.sites import ConvSite, Floats
 
 Restore = Literal["gather", "pad"]
@@ -91,7 +91,7 @@ def restoring_order(site: ConvSite, computed: Sequence[int]) -> Indices | None:
 
 def _dead_samples(site: ConvSite) -> list[int]:
     """One dead filter for each distinct bias among the dead."""
-    dead = np.flatnonzero(~site.weight.reshape(site.filters, -1).any(axis=1))
+    dead = np.flatnonzero(~live_filters(site))
     _, first = np.unique(site.bias[dead], return_index=True)
     return [int(filter_) for filter_ in dead[np.sort(first)]]
 

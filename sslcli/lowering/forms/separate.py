@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sslcli.lowering.forms.packing import restoring_order
-from sslcli.lowering.forms.taps import Box, fits, live_box
+from sslcli.lowering.forms.taps import Box, crop_kernel, fits, live_box
 from sslcli.lowering.fragments import Builder, Fragment
-from sslcli.lowering.patterns import Indices
+from sslcli.lowering.patterns import Indices, alive
 from sslcli.lowering.sites import ConvSite
 
 _MOST_PIECES = 16
@@ -47,15 +47,15 @@ def separate(site: ConvSite, *, clusters: int = 1) -> Fragment | None:
 def _pieces(site: ConvSite, clusters: int) -> list[tuple[Indices, Indices]]:
     """(filters, absolute channels) of each convolution; dead filters ride along as far as needed."""
     per_rows, per_channels = site.filters // site.groups, site.channels // site.groups
-    kernels = site.weight.reshape(site.filters, per_channels, -1).any(axis=2)
+    kernels = alive(site.weight.reshape(site.filters, per_channels, -1), 2)
     found: list[tuple[Indices, Indices]] = []
     for group in range(site.groups):
         rows = np.arange(group * per_rows, (group + 1) * per_rows)
-        live = rows[kernels[rows].any(axis=1)]
+        live = rows[alive(kernels[rows], 1)]
         for members in _cluster(kernels[live], clusters):
-            channels = np.flatnonzero(kernels[live[members]].any(axis=0)) + group * per_channels
+            channels = np.flatnonzero(alive(kernels[live[members]], 0)) + group * per_channels
             found.append((live[members], channels))
-    dead = np.flatnonzero(~kernels.any(axis=1))
+    dead = np.flatnonzero(~alive(kernels, 1))
     _, first = np.unique(site.bias[dead], return_index=True)
     samples = dead[np.sort(first)]
     if not found:
@@ -99,16 +99,15 @@ def _spread(points: NDArray[np.float64], count: int) -> list[int]:
 def _convolution(builder: Builder, site: ConvSite, rows: Indices, channels: Indices) -> str:
     per_channels = site.channels // site.groups
     weight = site.weight[rows][:, channels % per_channels]
-    box = live_box(site, np.argwhere(weight.any(axis=(0, 1))))
+    box = live_box(site, np.argwhere(alive(weight, (0, 1))))
     if not fits(site, box):
         box = Box((0,) * site.rank, site.kernel, site.pads)
-    taps = tuple(slice(a, a + size) for a, size in zip(box.first, box.kernel, strict=True))
     source = site.input
     if channels.tolist() != list(range(site.channels)):
         source = builder.gather(source, channels, axis=1)
     return builder.conv(
         source,
-        weight[(slice(None), slice(None), *taps)],
+        crop_kernel(weight, box),
         site.bias[rows],
         strides=site.strides,
         pads=box.pads,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sslcli.lowering.patterns import Indices
-from sslcli.lowering.sites import ConvSite
+from sslcli.lowering.sites import ConvSite, Floats
 
 
 @dataclass(frozen=True)
@@ -51,3 +51,10 @@ def fits(site: ConvSite, box: Box) -> bool:
     if site.spatial is None:
         return False
     return all(size + min(0, b) + min(0, e) > 0 for size, (b, e) in zip(site.spatial, box.pads, strict=True))
+
+
+def crop_kernel(weight: Floats, box: Box) -> Floats:
+    """The taps of the box out of a weight (N, C, *kernel)."""
+    for axis, (first, size) in enumerate(zip(box.first, box.kernel, strict=True)):
+        weight = np.take(weight, np.arange(first, first + size), axis=2 + axis)
+    return weight
