@@ -73,16 +73,16 @@ class Subgradient:
         self._parameters = parameters
 
     @torch.no_grad()
-    def add(self) -> None:
-        """Add the subgradient to the gradients; parameters without a gradient get one."""
+    def add(self, factor: float = 1.0) -> None:
+        """Add ``factor`` times the subgradient to the gradients; parameters without a gradient get one."""
         for stage in self.stages:
             norms = stage_norms(stage)
-            factors = torch.where(norms > 0, stage.weights / norms, 0)
+            factors = torch.where(norms > 0, stage.weights * factor / norms, 0)
             pairs = _spread_stage(stage, factors)
-            for parameter, (values, factor) in zip(self._spanned(stage), pairs, strict=True):
+            for parameter, (values, scale) in zip(self._spanned(stage), pairs, strict=True):
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-                parameter.grad.view(values.shape).addcmul_(values, factor)
+                parameter.grad.view(values.shape).addcmul_(values, scale)
 
     @torch.no_grad()
     def threshold(self, element_threshold: float) -> None:

@@ -1,0 +1,50 @@
+"""What a controller of strengths sees and says; the loop knows no more about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Signs:
+    """The state of a run, as a controller is told it.
+
+    Args:
+        step: optimiser steps done.
+        position: share of the penalised phase that is done, 0 to 1.
+        step_size: step size of the proximal operator now.
+        parameters: by name.
+        metrics: on the validation split after the last epoch; empty before the first.
+    """
+
+    step: int
+    position: float
+    step_size: float
+    parameters: Mapping[str, Tensor]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Controller(Protocol):
+    """Moves the strengths during a run."""
+
+    every: int
+
+    def strengths(self, signs: Signs) -> Sequence[float]:
+        """The strength of each weighted set from now on; asked every ``every`` steps."""
+        ...
+
+    def choose(self, parameters: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        """For each weighted set, the groups (bool) that are zero from the fine-tuning on."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What ``restore`` needs, in plain values."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        ...

@@ -1,0 +1,105 @@
+"""Measuring a model on a split."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sslcli.data.source import Split
+from sslcli.errors import DataError
+from sslcli.training.task import Task, classification, is_constant
+from sslcli.training.world import ALONE, World
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over a split.
+
+    Args:
+        metrics: the task's metric by its name (accuracy as a fraction), and loss.
+        samples: how many.
+        constant: whether the output was the same for every sample of every batch.
+    """
+
+    metrics: dict[str, float]
+    samples: int
+    constant: bool
+
+
+def evaluate(
+    model: nn.Module, task: Task | None, split: Split, *, batch_size: int = 256, world: World = ALONE
+) -> dict[str, float]:
+    """The task's metric (``accuracy``, a fraction) and ``loss``, means over all samples of ``split``.
+
+    The model is run in eval mode on the device it is on, and is left in the mode it was in.
+
+    Args:
+        model: the model.
+        task: None: classification.
+        split: the samples.
+        batch_size: samples per forward pass, over all processes.
+        world: processes that share the work.
+    """
+    return measure(model, task or classification(), split, batch_size=batch_size, world=world).metrics
+
+
+def measure(
+    model: nn.Module, task: Task, split: Split, *, batch_size: int = 256, world: World = ALONE
+) -> Evaluation:
+    """``evaluate`` with what the training loop wants to know besides."""
+    if len(split) == 0:
+        raise DataError("there are no samples to evaluate on", "check the data set's splits")
+    device = device_of(model)
+    sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, metric, batches whose output varies
+    with mode(model, training=False), torch.no_grad():
+        for indices in torch.split(torch.arange(len(split)), batch_size):
+            mine = indices[world.rank :: world.size]
+            if len(mine):
+                sums += _batch_sums(model, task, to_device(split.batch(mine), device))
+    loss, metric, varied = world.sum(sums).tolist()
+    metrics = {task.metric_name: metric / len(split), "loss": loss / len(split)}
+    return Evaluation(metrics, len(split), constant=varied == 0 and len(split) > 1)
+
+
+def _batch_sums(model: nn.Module, task: Task, batch: tuple[Any, Any]) -> Tensor:
+    inputs, targets = batch
+    outputs = task.forward(model, inputs)
+    metric = task.metric(outputs, targets)
+    loss = task.loss(outputs, targets).double() * len(metric)
+    return torch.stack([loss, metric.double().sum(), (~is_constant(outputs)).double()])
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter or buffer; the CPU where it has none."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Every tensor of a batch on ``device``."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, tuple | list):
+        return type(batch)(to_device(item, device) for item in batch)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    return batch
+
+
+@contextlib.contextmanager
+def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Train or eval mode for a while; every module then gets back the mode it had."""
+    before = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        model.train(before[model])
+        for module, was in before.items():
+            module.training = was

@@ -1,0 +1,62 @@
+"""Noticing that a run cannot come to any good: numbers that are not finite, a network that is all zero."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from sslcli.errors import TargetError
+from sslcli.sparsity.penalty import WeightedSet, penalty
+from sslcli.sparsity.zeros import zero_groups
+
+
+def check_finite(
+    loss: float, step: int, lr: float, parameters: Mapping[str, Tensor], penalties: Sequence[WeightedSet]
+) -> None:
+    """Raise TargetError where the loss is NaN or infinite, naming the strength to lower."""
+    if math.isfinite(loss):
+        return
+    heaviest = _heaviest(parameters, penalties)
+    lower = f"lower --lr ({lr:g})"
+    if heaviest is not None:
+        lower = f"lower the strength of {_named(heaviest)}, or --lr ({lr:g})"
+    raise TargetError(f"training diverged: the loss is {loss} at step {step}", lower)
+
+
+def collapsed(
+    step: int, lr: float, parameters: Mapping[str, Tensor], penalties: Sequence[WeightedSet]
+) -> TargetError:
+    """The error of a network whose output no longer depends on its input."""
+    what = f"training collapsed: the output is the same for every input after step {step}"
+    dead = [
+        weighted
+        for weighted, zeros in zip(
+            penalties, zero_groups(parameters, [w.group_set for w in penalties]), strict=True
+        )
+        if weighted.strength > 0 and bool(zeros.all())
+    ]
+    if not dead:
+        return TargetError(what, f"lower --lr ({lr:g})")
+    worst = max(dead, key=lambda weighted: weighted.strength)
+    group_set = worst.group_set
+    return TargetError(
+        f"{what}, and every {group_set.structure} group of {group_set.label} is zero",
+        f"lower the strength of {_named(worst)}",
+    )
+
+
+def _heaviest(parameters: Mapping[str, Tensor], penalties: Sequence[WeightedSet]) -> WeightedSet | None:
+    """The set with the largest share of the penalty; NaN counts as large."""
+    active = [weighted for weighted in penalties if weighted.strength > 0]
+
+    def share(weighted: WeightedSet) -> float:
+        value = float(penalty(parameters, [weighted.group_set], [weighted.strength], weighted.size_weights))
+        return value if math.isfinite(value) else math.inf
+
+    return max(active, key=share, default=None)
+
+
+def _named(weighted: WeightedSet) -> str:
+    return f"{weighted.group_set.structure} ({weighted.strength:g} on {weighted.group_set.label})"

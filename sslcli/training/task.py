@@ -1,0 +1,86 @@
+"""What is learned: how outputs and targets make a loss and a metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# The weight of auxiliary heads' losses in the networks that have them (Szegedy et al. 2015).
+_AUXILIARY = 0.3
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """Run a model on the inputs of a batch, a tensor or a tuple of tensors."""
+    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Functions that say what is learned.
+
+    Args:
+        name: for records.
+        loss: (outputs, targets) -> scalar, the mean over the batch's samples.
+        metric: (outputs, targets) -> float (samples,), of each sample; higher is better.
+        metric_name: what the mean of ``metric`` is called.
+        distill: (outputs, teacher's outputs, temperature) -> scalar, or None where a teacher cannot be used.
+        forward: (model, inputs) -> outputs.
+    """
+
+    name: str
+    loss: Callable[[Any, Any], Tensor]
+    metric: Callable[[Any, Any], Tensor]
+    metric_name: str = "accuracy"
+    distill: Callable[[Any, Any, float], Tensor] | None = None
+    forward: Callable[[nn.Module, Any], Any] = call
+
+
+def classification(label_smoothing: float = 0.0) -> Task:
+    """Cross entropy and accuracy on logits (N, classes) and class numbers (N,)."""
+
+    def loss(outputs: Any, targets: Tensor) -> Tensor:
+        main, auxiliary = heads(outputs)
+        total = F.cross_entropy(main, targets, label_smoothing=label_smoothing)
+        for head in auxiliary:
+            total = total + _AUXILIARY * F.cross_entropy(head, targets, label_smoothing=label_smoothing)
+        return total
+
+    return Task("classification", loss, correct, distill=soft_cross_entropy)
+
+
+def correct(outputs: Any, targets: Tensor) -> Tensor:
+    """1.0 where the largest logit is the target's, else 0.0; shape (N,)."""
+    return (heads(outputs)[0].argmax(dim=1) == targets).float()
+
+
+def soft_cross_entropy(outputs: Any, taught: Any, temperature: float) -> Tensor:
+    """Kullback-Leibler divergence from the teacher's softened probabilities, times temperature squared.
+
+    Reference:
+        Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015.
+    """
+    student = F.log_softmax(heads(outputs)[0] / temperature, dim=1)
+    teacher = F.log_softmax(heads(taught)[0] / temperature, dim=1)
+    return F.kl_div(student, teacher, log_target=True, reduction="batchmean") * temperature**2
+
+
+def heads(outputs: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The main output of a network and those of its auxiliary heads (some networks have them in training)."""
+    if isinstance(outputs, Tensor):
+        return outputs, ()
+    values = outputs.values() if isinstance(outputs, dict) else outputs
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    return tensors[0], tuple(tensors[1:])
+
+
+def is_constant(outputs: Any) -> Tensor:
+    """Whether every sample of a batch got the same output, as a bool scalar; False for single samples."""
+    main, _ = heads(outputs)
+    if len(main) < 2:
+        return torch.zeros((), dtype=torch.bool, device=main.device)
+    return (main == main[:1]).all()
