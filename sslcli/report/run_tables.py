@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from sslcli.pipeline.results import ModelRow, RunResult, StepOutcome
-from sslcli.report import bench_tables
 from sslcli.report.numbers import count, duration, per_cent, size
 from sslcli.report.tables import interval_cell, new_table, speedup_cell
+from sslcli.report.timings import Row, compared, last_bench
 
-_STATES = {"run": "green", "cached": "dim", "pending": "yellow", "failed": "red"}
+_STATES = {"run": "green", "cached": "dim", "to run": "yellow", "failed": "red"}
 
 
 def print_run(console: Console, result: RunResult) -> None:
@@ -24,8 +25,9 @@ def print_run(console: Console, result: RunResult) -> None:
         console.print()
         console.print(models_table(result.models))
     if len(result.models) > 1:
+        timed = compared(last_bench([dataclasses.asdict(step) for step in result.steps]))
         console.print()
-        console.print(layers_table(result.models[0], _smallest(result.models), _timed_layers(result.steps)))
+        console.print(layers_table(result.models[0], _smallest(result.models), timed))
     console.print()
     for step in result.steps:
         for output in step.outputs:
@@ -53,21 +55,20 @@ def models_table(models: Sequence[ModelRow]) -> Table:
     return table
 
 
-def layers_table(before: ModelRow, after: ModelRow, timed: Mapping[str, Mapping[str, Any]]) -> Table:
+def layers_table(before: ModelRow, after: ModelRow, timed: Mapping[str, Row]) -> Table:
     """The paper's table, one row a convolution: filters, channels, columns, FLOP, time, speedup."""
     table = new_table("conv", "filters", "channels", "columns", "FLOP", "ms", "speedup", "interval", gap=1)
     left = {layer["name"]: layer for layer in after.layers}
     for layer in (layer for layer in before.layers if layer["kind"] == "conv"):
         name = str(layer["name"])
-        row = timed.get(name)
-        ratio = row["ratio"] if row else {}
+        row = timed.get(name, {})
         table.add_row(
             Text(name),
             *(_left(layer, left.get(name), key) for key in ("filters", "channels", "columns")),
             per_cent(left[name]["macs_packed"] / max(layer["macs"], 1)) if name in left else "gone",
-            f"{row['latency']['median_ms']:.4f}" if row else "",
-            speedup_cell(ratio.get("value"), ratio.get("low"), ratio.get("high")),
-            interval_cell(ratio.get("low"), ratio.get("high")),
+            f"{row['median_ms']:.4f}" if row else "",
+            speedup_cell(row.get("speedup"), row.get("speedup_low"), row.get("speedup_high")),
+            interval_cell(row.get("speedup_low"), row.get("speedup_high")),
         )
     return table
 
@@ -84,15 +85,6 @@ def _steps(steps: Sequence[StepOutcome]) -> Table:
             duration(step.seconds) if step.state == "run" else "",
         )
     return table
-
-
-def _timed_layers(steps: Sequence[StepOutcome]) -> dict[str, Mapping[str, Any]]:
-    """By layer, the last model's row in the last bench's first setting."""
-    for step in reversed(steps):
-        comparison = step.result.get("comparison") if step.uses == "bench" else None
-        for rows in bench_tables.layer_rows(comparison or {}).values():
-            return dict(bench_tables.speedups(rows))
-    return {}
 
 
 def _smallest(models: Sequence[ModelRow]) -> ModelRow:

@@ -29,7 +29,7 @@ _REMARKS = ("note", "why", "reason")
 
 
 def new_table(*columns: str, left: int = 1, gap: int = 2) -> Table:
-    """A table without lines whose first ``left`` columns are text and whose others are numbers; gaps in characters."""
+    """A table without lines: ``left`` columns of text, then numbers, ``gap`` characters apart."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, gap, 0, 0))
     for index, column in enumerate(columns):
         if index < left:

@@ -1,6 +1,7 @@
 import pytest
 
 from sslcli.pipeline import results
+from sslcli.report import to_json
 
 
 def layer(name, filters, channels, columns, macs, packed=None, kind="conv"):
@@ -16,60 +17,29 @@ def layer(name, filters, channels, columns, macs, packed=None, kind="conv"):
     }
 
 
-def bench_row(layer, subject, median_ms, ratio=None, kind="onnx", limit=None):
-    return {
-        "provider": "cpu",
-        "threads": 1,
-        "batch_size": 1,
-        "layer": layer,
-        "op_type": None if layer is None else "Conv",
-        "subject": subject,
-        "kind": kind,
-        "macs": 288_000,
-        "limit": limit,
-        "latency": {
-            "median_ms": median_ms,
-            "p90_ms": 1.1 * median_ms,
-            "p99_ms": 1.2 * median_ms,
-            "minimum_ms": 0.9 * median_ms,
-            "throughput": 1e3 / median_ms,
-        },
-        "ratio": None if ratio is None else {"value": ratio, "low": 0.97 * ratio, "high": 1.03 * ratio},
-        "nodes": {"cpu": 1},
-        "runs_per_sample": 10,
-        "samples_ns": [[int(median_ms * 1e6)] * 3] * 4,
-    }
+def bench_row(name, layer, median_ms, speedup=None, kind="onnx", limit=None):
+    low, high = (None, None) if speedup is None else (0.97 * speedup, 1.03 * speedup)
+    return results.BenchRow(name, layer, "cpu", kind, median_ms, 1.1 * median_ms, speedup, low, high, limit)
 
 
 @pytest.fixture
-def comparison():
+def bench_result():
     """LeNet's two convolutions: conv1 got slower, conv2 faster; conv2 as CSR as well."""
-    return {
-        "schema": "sslcli.bench/1",
-        "models": [{"label": "dense", "size_bytes": 1_700_000, "sha256": "0", "difference": None}],
-        "host": {"cpu_model": "a processor", "versions": {"torch": "2.13.0"}},
-        "protocol": {"budget_s": 1.0},
-        "rows": [
-            bench_row(None, "dense", 0.2),
-            bench_row(None, "small", 0.05, 4.0),
-            bench_row("conv1", "dense", 0.05),
-            bench_row("conv1", "small", 0.0625, 0.8, limit=1.0),
-            bench_row("conv2", "dense", 0.1),
-            bench_row("conv2", "small", 0.02, 5.0, limit=12.2),
-            bench_row("conv2", "small", 0.2, 0.5, kind="csr", limit=12.2),
-        ],
-        "notes": ["fc2 is left out: too small"],
-        "created": "2026-01-01T00:00:00+00:00",
-    }
-
-
-@pytest.fixture
-def bench_result(comparison):
-    rows = [
-        results.BenchRow("dense", 0.2, 0.22, None, None, None),
-        results.BenchRow("small", 0.05, 0.055, 4.0, 3.88, 4.12),
+    rows = [bench_row("baseline", None, 0.2), bench_row("small", None, 0.05, 4.0)]
+    layers = [
+        bench_row("baseline", "conv1", 0.05),
+        bench_row("small", "conv1", 0.0625, 0.8, limit=1.0),
+        bench_row("baseline", "conv2", 0.1),
+        bench_row("small", "conv2", 0.02, 5.0, limit=12.2),
+        bench_row("small", "conv2", 0.2, 0.5, kind="csr", limit=12.2),
     ]
-    return results.BenchResult(rows, comparison)
+    comparison = {
+        "host": {"cpu_model": "a processor", "system": "Linux 6", "versions": {"torch": "2.13.0"}},
+        "rows": [{"threads": 1, "batch_size": 1}],
+        "notes": ["fc2 is left out: too small"],
+    }
+    files = {"baseline": "runs/demo/baseline/model.pt2", "small": "runs/demo/onnx/model.onnx"}
+    return results.BenchResult(rows, layers, files, comparison)
 
 
 @pytest.fixture
@@ -91,9 +61,7 @@ def run_result(bench_result):
     steps = [
         results.StepOutcome("baseline", "train", [], "cached", 0.0, ["runs/demo/baseline/model.pt2"]),
         results.StepOutcome("small", "prune", ["baseline"], "run", 3.21, ["runs/demo/small/model.pt2"]),
-        results.StepOutcome(
-            "speed", "bench", ["small"], "run", 65.0, [], result={"comparison": bench_result.comparison}
-        ),
+        results.StepOutcome("speed", "bench", ["small"], "run", 65.0, [], result=to_json(bench_result)),
     ]
     return results.RunResult(
         "recipes/demo.yaml", "runs/demo", False, 68.2, steps, models, "runs/demo/report.html"

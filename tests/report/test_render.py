@@ -109,10 +109,10 @@ def test_markup_in_data_is_text():
 
 def test_bench_shows_layers_with_their_limits_and_notes(bench_result):
     lines = printed(bench_result).splitlines()
-    assert "layers on cpu, 1 thread, batch 1" in lines
+    assert "layers of small on cpu" in lines
     [conv2] = [line for line in lines if line.startswith("conv2") and "5.00x" in line]
-    assert conv2.split() == ["conv2", "288", "k", "0.1000", "0.0200", "5.00x", "4.85-5.15", "12.20x"]
-    assert "small, csr" in lines
+    assert conv2.split() == ["conv2", "0.1000", "0.0200", "5.00x", "4.85-5.15", "12.20x"]
+    assert "layers of small as csr on cpu" in lines
     assert "fc2 is left out: too small" in lines
 
 

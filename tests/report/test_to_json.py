@@ -9,8 +9,8 @@ from sslcli.report import to_json
 
 
 def test_numbers_that_json_cannot_say_are_null():
-    row = results.BenchRow("a", float("nan"), float("inf"), 1.0, None, None)
-    made = to_json(results.BenchResult([row], {}))
+    row = results.BenchRow("a", None, "cpu", "onnx", float("nan"), float("inf"), 1.0, None, None, None)
+    made = to_json(results.BenchResult([row], [], {}, {}))
     assert made["schema"] == "sslcli/bench/1"
     assert made["rows"][0]["median_ms"] is None
     assert made["rows"][0]["p90_ms"] is None
@@ -29,7 +29,7 @@ def test_training_results_carry_their_command_in_the_schema(command):
 
 
 def test_a_failure_is_told_with_its_exit_code():
-    made = to_json(results.BenchResult([], {}, GateError("too slow", "make it faster")))
+    made = to_json(results.BenchResult([], [], {}, {}, GateError("too slow", "make it faster")))
     assert made["failure"] == {"exit_code": 7, "what": "too slow", "hint": "make it faster"}
 
 
