@@ -1,0 +1,6 @@
+"""Training as users mean it: structures and targets in, a trained copy of the model out."""
+
+from sslcli.targeting.result import TrainResult
+from sslcli.targeting.train import regularize, train
+
+__all__ = ["TrainResult", "regularize", "train"]

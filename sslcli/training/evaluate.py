@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sslcli.data.source import Split
+from sslcli.data.stream import stream
 from sslcli.errors import DataError
 from sslcli.training.task import Task, classification, is_constant
 from sslcli.training.world import ALONE, World
@@ -57,10 +58,10 @@ def measure(
     device = device_of(model)
     sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, metric, batches whose output varies
     with mode(model, training=False), torch.no_grad():
-        for indices in torch.split(torch.arange(len(split)), batch_size):
-            mine = indices[world.rank :: world.size]
-            if len(mine):
-                sums += _batch_sums(model, task, to_device(split.batch(mine), device))
+        batches = torch.split(torch.arange(len(split)), batch_size)
+        mine = [part for indices in batches if len(part := indices[world.rank :: world.size])]
+        for batch in stream(split, mine):
+            sums += _batch_sums(model, task, to_device(batch, device))
     loss, metric, varied = world.sum(sums).tolist()
     metrics = {task.metric_name: metric / len(split), "loss": loss / len(split)}
     return Evaluation(metrics, len(split), constant=varied == 0 and len(split) > 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sslcli.data.randomness import epoch_order, key
 from sslcli.data.source import DataSource
+from sslcli.data.stream import stream
 from sslcli.graph.groups import GroupSet
 from sslcli.options.training import RegularizeOptions, TrainOptions
 from sslcli.sparsity.penalty import WeightedSet
@@ -99,7 +100,8 @@ class Run:
         self.frozen: list[Tensor] | None = None
         self.best: Best | None = None
         self.history: list[dict[str, Any]] = []
-        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+        self._coming: Iterator[tuple[Any, Any]] | None = None
+        self._next = (0, 0)
         self._constant_before = False
 
     def start(self, state: RunState | None) -> None:
@@ -220,11 +222,13 @@ class Run:
 
     def batch(self, epoch: int, number: int) -> tuple[Any, Any]:
         """This process's share of one batch, on the device."""
-        if self._order[0] != epoch:
-            self._order = (epoch, epoch_order(len(self.train_split), self.seed, epoch))
-        chosen = self._order[1][number * self.batch_size :][: self.batch_size]
-        mine = chosen[self.world.rank :: self.world.size]
-        inputs, targets = to_device(self.train_split.batch(mine, seed=self.seed, epoch=epoch), self.device)
+        if self._coming is None or self._next != (epoch, number):
+            order = epoch_order(len(self.train_split), self.seed, epoch)
+            batches = torch.split(order, self.batch_size)[number : self.course.steps_per_epoch]
+            mine = [indices[self.world.rank :: self.world.size] for indices in batches]
+            self._coming = stream(self.train_split, mine, seed=self.seed, epoch=epoch)
+        self._next = (epoch, number + 1)
+        inputs, targets = to_device(next(self._coming), self.device)
         return inputs, targets
 
     def _noise(self, place: Place) -> int:

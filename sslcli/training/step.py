@@ -44,7 +44,7 @@ class Stepper:
         self.model, self.task, self.options, self.device = model, task, options, device
         self.teacher = teacher
         self.replica = replica or model
-        self.parameters = dict(model.named_parameters())
+        self.parameters = dict(model.named_parameters(remove_duplicate=False))
         self.optimizer = build_optimizer(model, options)
         self.precision = amp_dtype(options.amp, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
@@ -100,7 +100,7 @@ class Stepper:
     def _update(self, lr: float, factor: float) -> None:
         self.scaler.unscale_(self.optimizer)
         if self.options.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters.values(), self.options.clip_norm)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
         if isinstance(self.solver, Subgradient) and factor > 0:
             self.solver.add(factor)
         if self.freeze is not None:

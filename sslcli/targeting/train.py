@@ -1,0 +1,192 @@
+"""``train`` and ``regularize`` as users mean them: a model and data in, a trained copy out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sslcli.data.catalogue import load_data
+from sslcli.data.source import DataSource
+from sslcli.errors import UsageError
+from sslcli.graph.groups import GroupSet
+from sslcli.graph.slots import Structure, analyse
+from sslcli.graph.trace import trace
+from sslcli.options.training import RegularizeOptions, TrainOptions
+from sslcli.sparsity.zeros import zero_groups
+from sslcli.targeting.groups import recorded_sets, weighted_sets, zero_counts
+from sslcli.targeting.result import TrainResult
+from sslcli.targeting.watch import watcher
+from sslcli.training.loop import fit
+from sslcli.training.progress import Observer
+from sslcli.training.task import Task
+from sslcli.training.world import ALONE, World
+
+Zeros = Mapping[str, Mapping[str, int]]
+
+
+def train(
+    model: nn.Module,
+    example: tuple[Any, ...],
+    data: DataSource | str,
+    *,
+    options: TrainOptions | None = None,
+    task: Task | None = None,
+    teacher: nn.Module | None = None,
+    zeros: Zeros | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    observers: Sequence[Observer] = (),
+    state_path: Path | None = None,
+    identity: Mapping[str, str] | None = None,
+    world: World = ALONE,
+) -> TrainResult:
+    """Train or fine-tune a copy of ``model``.
+
+    Args:
+        model: left as it is.
+        example: inputs that it can be traced with.
+        data: with a train split, and a validation split by which epochs are judged; or its name.
+        options: epochs, optimiser and the rest; None: the defaults.
+        task: what is learned; None: classification.
+        teacher: model whose outputs are distilled.
+        zeros: zero groups that the model's record names; they are held at zero unless
+            ``options.freeze_zeros`` is False.
+        batch_size: samples per step over all processes.
+        seed: of every random choice.
+        device: where to train.
+        observers: told of progress.
+        state_path: file that the run's state is kept in, to go on after a kill.
+        identity: what else a continuation must share, by name.
+        world: processes that train together.
+    """
+    options = options or TrainOptions.model_validate({})
+    freeze = options.freeze_zeros if options.freeze_zeros is not None else bool(zeros)
+    options = options.model_copy(update={"freeze_zeros": freeze})
+    held = recorded_sets(_structure(model, example), zeros or {}) if zeros else []
+    trained = _copy(model, device)
+    result = fit(
+        trained,
+        task,
+        _source(data, seed),
+        options,
+        batch_size=batch_size,
+        seed=seed,
+        held=held,
+        observers=observers,
+        state_path=state_path,
+        identity=identity,
+        teacher=_on(teacher, device),
+        world=world,
+    )
+    found = _zero_counts(trained, held)
+    return TrainResult(trained.cpu().eval(), example, result, found)
+
+
+def regularize(
+    model: nn.Module,
+    example: tuple[Any, ...],
+    data: DataSource | str,
+    *,
+    structures: object = None,
+    options: RegularizeOptions | None = None,
+    task: Task | None = None,
+    teacher: nn.Module | None = None,
+    zeros: Zeros | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    observers: Sequence[Observer] = (),
+    state_path: Path | None = None,
+    identity: Mapping[str, str] | None = None,
+    world: World = ALONE,
+) -> TrainResult:
+    """Fine-tune a copy of ``model`` with group Lasso until whole groups are exactly zero.
+
+    Args:
+        model: left as it is; pretrained, in the order of the paper.
+        example: inputs that it can be traced with.
+        data: with a train split, and a validation split by which epochs are judged; or its name.
+        structures: such as ``{"filter": 5e-3, "shape": {"conv2": 1e-2}}``, in any form that a recipe takes;
+            None: those of ``options``.
+        options: epochs, optimiser, solver and the rest; None: the defaults.
+        task: what is learned; None: classification.
+        teacher: model whose outputs are distilled.
+        zeros: zero groups that the model's record names, held at zero where ``options.freeze_zeros`` is True.
+        batch_size: samples per step over all processes.
+        seed: of every random choice.
+        device: where to train.
+        observers: told of progress.
+        state_path: file that the run's state is kept in, to go on after a kill.
+        identity: what else a continuation must share, by name.
+        world: processes that train together.
+
+    Raises:
+        UsageError: no structure is given.
+        InputError: a structure matches nothing in the network.
+        TargetError: training diverged or collapsed, or the target was not met.
+
+    Reference:
+        Wen et al., "Learning Structured Sparsity in Deep Neural Networks", 2016.
+    """
+    options = _with_structures(options or RegularizeOptions.model_validate({}), structures)
+    structure = _structure(model, example)
+    penalties = weighted_sets(structure, options.structures, options.size_weights)
+    held = recorded_sets(structure, zeros or {}) if options.freeze_zeros else []
+    trained = _copy(model, device)
+    result = fit(
+        trained,
+        task,
+        _source(data, seed),
+        options,
+        batch_size=batch_size,
+        seed=seed,
+        penalties=penalties,
+        held=held,
+        watch=watcher(structure),
+        observers=observers,
+        state_path=state_path,
+        identity=identity,
+        teacher=_on(teacher, device),
+        world=world,
+    )
+    found = _zero_counts(trained, [*(weighted.group_set for weighted in penalties), *held])
+    return TrainResult(trained.cpu().eval(), example, result, found)
+
+
+def _with_structures(options: RegularizeOptions, structures: object) -> RegularizeOptions:
+    if structures is not None:
+        options = RegularizeOptions.model_validate({**options.model_dump(), "structures": structures})
+    if not options.structures:
+        raise UsageError("no structure to regularize is given", "such as --structure filter=0.005")
+    return options
+
+
+def _source(data: DataSource | str, seed: int) -> DataSource:
+    return load_data(data, seed=seed) if isinstance(data, str) else data
+
+
+def _structure(model: nn.Module, example: tuple[Any, ...]) -> Structure:
+    return analyse(trace(model, example))
+
+
+def _copy(model: nn.Module, device: torch.device | str) -> nn.Module:
+    """A copy on ``device`` whose parameters lie contiguously, as groups are views of them."""
+    copied = copy.deepcopy(model).to(device)
+    for parameter in copied.parameters():
+        parameter.data = parameter.data.contiguous()
+    return copied
+
+
+def _on(teacher: nn.Module | None, device: torch.device | str) -> nn.Module | None:
+    return None if teacher is None else copy.deepcopy(teacher).to(device)
+
+
+def _zero_counts(model: nn.Module, sets: Sequence[GroupSet]) -> dict[str, dict[str, int]]:
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return zero_counts(sets, [int(zeros.sum()) for zeros in zero_groups(parameters, sets)])
