@@ -18,7 +18,9 @@ from sslcli.graph.program import Program, add_weight, rebuild
 from sslcli.graph.slots import run_op
 
 aten = torch.ops.aten
-_MOVES = frozenset({"view", "_unsafe_view", "reshape", "permute", "transpose", "contiguous", "clone", "flatten"})
+_MOVES = frozenset(
+    {"view", "_unsafe_view", "reshape", "permute", "transpose", "contiguous", "clone", "flatten"}
+)
 
 
 def normalise(program: Program) -> Program:

@@ -397,6 +397,7 @@ def attention(build: Builder, node: fx.Node) -> Result:
         lead + "ls",
         reason,
     )
+    build.heads += [facet.reshape(-1) for facet in scores if varying(facet) and facet.dim() > 2]
     mask = arguments.get("attn_mask")
     score_shape = (*shape_of(q)[:-1], shape_of(k)[-2])
     if mask is not None:
@@ -519,6 +520,10 @@ def along(build: Builder, node: fx.Node) -> Result:
     dim = arguments["dim"] % max(len(shape_of(x)), 1)
     pin_axes(build.units, build.of(x), [dim], f"{where(node)} mixes along that axis")
     facets = list(build.of(x))
+    if "softmax" in op_name(node):
+        build.heads += [
+            facet.reshape(-1) for facet in facets if len(varying(facet)) == 1 and facet.shape[dim] == 1
+        ]
     value = node.meta["val"]
     return [facets for _ in value] if isinstance(value, tuple | list) else facets
 

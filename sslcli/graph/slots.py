@@ -7,7 +7,7 @@ its op) says how the facets of its operands make those of its result. What comes
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -45,6 +45,7 @@ class Structure:
         links: rows of unit arrays that go together.
         grouped: grouped convolutions.
         unknown: nodes whose op no rule knows.
+        heads: units of the scores of every attention, one a head.
     """
 
     program: Program
@@ -54,7 +55,7 @@ class Structure:
     links: tuple[Link, ...]
     grouped: tuple[Grouped, ...]
     unknown: tuple[fx.Node, ...]
-    ends: Mapping[fx.Node, str] = field(default_factory=dict)
+    heads: tuple[Tensor, ...] = ()
 
     @property
     def nodes(self) -> list[fx.Node]:
@@ -76,6 +77,7 @@ class Builder:
         self.links: list[Link] = []
         self.grouped: list[Grouped] = []
         self.unknown: list[fx.Node] = []
+        self.heads: list[Tensor] = []
         self.weights = program.weights()
         self.names = program.names()
 
@@ -154,6 +156,7 @@ def analyse(program: Program) -> Structure:
         links=_links(build),
         grouped=tuple(build.grouped),
         unknown=tuple(build.unknown),
+        heads=tuple(build.units.find(heads) for heads in build.heads),
     )
 
 

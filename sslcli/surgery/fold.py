@@ -103,4 +103,8 @@ def _add(found: Cut, folded: Folded, name: str, added: Tensor) -> None:
 
 
 def _changed(found: Cut, folded: Folded, name: str) -> Tensor:
-    return folded.weights[name] if name in folded.weights else found.values.weights[name].detach().double().clone()
+    return (
+        folded.weights[name]
+        if name in folded.weights
+        else found.values.weights[name].detach().double().clone()
+    )

@@ -84,7 +84,9 @@ def _sizes(rewriter: Rewriter, old: fx.Node, sizes: Sequence[Any], offset: int =
 
 def view(rewriter: Rewriter, old: fx.Node) -> None:
     """view and reshape: new sizes, -1 for one that carries the batch."""
-    rewriter.new[old].update_arg(1, _sizes(rewriter, old, bind(old)["size" if "size" in bind(old) else "shape"]))
+    rewriter.new[old].update_arg(
+        1, _sizes(rewriter, old, bind(old)["size" if "size" in bind(old) else "shape"])
+    )
 
 
 def unflatten(rewriter: Rewriter, old: fx.Node) -> None:
@@ -204,7 +206,9 @@ def moved_places(old: fx.Node, rewriter: Rewriter) -> tuple[int, Tensor]:
     """The axis along which an op moves places, and where each place of the result comes from."""
     source = old.all_input_nodes[0]
     size, out = shape_of(source), shape_of(old)
-    touched = [axis for axis in range(len(size)) if axis in rewriter.kept(source) or axis in rewriter.kept(old)]
+    touched = [
+        axis for axis in range(len(size)) if axis in rewriter.kept(source) or axis in rewriter.kept(old)
+    ]
     if len(size) == len(out) and len(touched) == 1:
         axis = touched[0]
         vector = torch.arange(size[axis]).reshape([-1 if a == axis else 1 for a in range(len(size))])
@@ -275,7 +279,9 @@ def pad(rewriter: Rewriter, old: fx.Node) -> None:
 
 
 def _pad_by_cat(rewriter: Rewriter, old: fx.Node, axis: int) -> None:
-    raise GraphError(f"{where(old)}: a crop of axis {axis} cannot be cut", "keep that layer whole with --keep")
+    raise GraphError(
+        f"{where(old)}: a crop of axis {axis} cannot be cut", "keep that layer whole with --keep"
+    )
 
 
 def index_select(rewriter: Rewriter, old: fx.Node) -> None:

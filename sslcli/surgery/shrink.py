@@ -58,7 +58,11 @@ def shrink(found: Cut) -> Shrunk:
         if old.op == "call_function" and is_tensor(old) and found.is_needed(old):
             _use_constant(rewriter, old, inputs)
     kept = _weights(rewriter, folded)
-    added = {name: tuple(value.shape) for name, value in rewriter.weights.items() if name not in found.values.weights}
+    added = {
+        name: tuple(value.shape)
+        for name, value in rewriter.weights.items()
+        if name not in found.values.weights
+    }
     _drop_unread(rewriter)
     present = _present(rewriter)
     kept |= {name: None for name in found.values.weights if name not in present}
@@ -189,7 +193,9 @@ def _other_operand(found: Cut, user: fx.Node, operand: fx.Node) -> fx.Node | Non
 
 
 def _keeps_shape(found: Cut, user: fx.Node, operand: fx.Node) -> bool:
-    return any(is_tensor(s) and s is not operand and shape_of(s) == shape_of(user) for s in user.all_input_nodes)
+    return any(
+        is_tensor(s) and s is not operand and shape_of(s) == shape_of(user) for s in user.all_input_nodes
+    )
 
 
 def _only_weights(node: fx.Node, inputs: set[fx.Node]) -> bool:
@@ -201,7 +207,11 @@ def _only_weights(node: fx.Node, inputs: set[fx.Node]) -> bool:
             return False
         if current not in seen:
             seen.add(current)
-            stack.extend(source for source in current.all_input_nodes if is_tensor(source) or op_name(source) == "getitem")
+            stack.extend(
+                source
+                for source in current.all_input_nodes
+                if is_tensor(source) or op_name(source) == "getitem"
+            )
     return True
 
 
@@ -263,7 +273,9 @@ def _rescaled(rewriter: Rewriter, node: fx.Node, value: Tensor, original: Tensor
         after = torch.linalg.vector_norm(taken(full, rewriter.kept(v)), dim=axes, keepdim=True)
         before = taken(before, {a: k for a, k in rewriter.kept(v).items() if a not in axes})
         factor = torch.where(before > 0, after / before, 1.0)
-        value = (value.double() * factor.reshape(value.shape if value.dim() == factor.dim() else ())).to(original.dtype)
+        value = (value.double() * factor.reshape(value.shape if value.dim() == factor.dim() else ())).to(
+            original.dtype
+        )
     return value
 
 
@@ -313,7 +325,10 @@ def _drop_unread(rewriter: Rewriter) -> None:
             rewriter.graph.erase_node(rewriter.new[old])
             gone.add(name)
     for old, name in rewriter.program.names().items():
-        if name.endswith("num_batches_tracked") and name.removesuffix("num_batches_tracked") + "running_mean" in gone:
+        if (
+            name.endswith("num_batches_tracked")
+            and name.removesuffix("num_batches_tracked") + "running_mean" in gone
+        ):
             rewriter.graph.erase_node(rewriter.new[old])
 
 
