@@ -53,6 +53,13 @@ def candidates(site: Site) -> dict[str, Fragment]:
     return found
 
 
+def candidate(site: Site, name: str) -> Fragment | None:
+    """One form by name; None where it does not apply to the site."""
+    if isinstance(site, ConvSite):
+        return CONV_FORMS[name](site) if name in CONV_FORMS else None
+    return LINEAR_FORMS[name](site) if name in LINEAR_FORMS else None
+
+
 def names() -> list[str]:
     """What ``--lower`` accepts beside ``auto`` and ``dense``."""
     return list(dict.fromkeys([*CONV_FORMS, *LINEAR_FORMS]))

@@ -1,0 +1,94 @@
+"""A layer with its neighbours, as a model of its own: what a lowering is timed in.
+
+A lowering changes the layout in which the layer's input and output are best stored, so a layer timed alone
+would hide what its neighbours pay. The region goes up and down from the layer until an operator that fixes
+the layout itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import onnx
+
+from sslcli.bench.graphs import ShapedGraph, cut, shaped_graph
+from sslcli.bench.inputs import RunSettings
+from sslcli.lowering import protos
+
+_ANCHORS = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "Gemm", "MatMul"})
+_PASSING = frozenset(
+    {"Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "LRN", "Gather"}
+    | {"BatchNormalization", "Add", "Mul", "Concat", "GlobalAveragePool", "Flatten", "Reshape"}
+)
+_DEPTH = 3
+
+
+def region(model: onnx.ModelProto, name: str, settings: RunSettings) -> onnx.ModelProto:
+    """The region of the node ``name`` at the batch size of ``settings``.
+
+    Raises:
+        GraphError: the shapes around the node are not known.
+        InputError: the model does not take the batch size.
+    """
+    graph = shaped_graph(model.SerializeToString(), settings)
+    node = next(node for node in graph.nodes if node.name == name)
+    chosen = {node.name, *_upwards(graph, node), *_downwards(graph, node)}
+    nodes = [other for other in graph.nodes if other.name in chosen]
+    return onnx.load_from_string(cut(graph, nodes))
+
+
+def region_key(model: onnx.ModelProto) -> str:
+    """A hash of what decides a region's speed: operators, wiring, shapes and zeros, not names or values."""
+    digest = hashlib.sha256()
+    graph = model.graph
+    numbers: dict[str, int] = {}
+    for value in check_order(graph):
+        numbers.setdefault(value, len(numbers))
+    for item in graph.input:
+        digest.update(item.type.SerializeToString(deterministic=True))
+    for tensor in graph.initializer:
+        mask = protos.array(tensor) != 0
+        digest.update(f"{numbers.get(tensor.name)}{tensor.dims}{tensor.data_type}".encode())
+        digest.update(mask.tobytes())
+    for node in graph.node:
+        digest.update(node.op_type.encode())
+        digest.update(str([numbers.get(name) for name in [*node.input, *node.output]]).encode())
+        for found in sorted(node.attribute, key=lambda item: item.name):
+            digest.update(found.SerializeToString(deterministic=True))
+    return digest.hexdigest()
+
+
+def check_order(graph: onnx.GraphProto) -> list[str]:
+    """Value names in the order in which nodes meet them."""
+    return [name for node in graph.node for name in [*node.input, *node.output]]
+
+
+def _upwards(graph: ShapedGraph, node: onnx.NodeProto) -> set[str]:
+    """Names of the nodes between the layer's input and the nearest anchor above, that one included."""
+    producers = {name: other for other in graph.nodes for name in other.output}
+    found: set[str] = set()
+    value = node.input[0]
+    for _ in range(_DEPTH):
+        above = producers.get(value)
+        if above is None or above.op_type not in _ANCHORS | _PASSING:
+            break
+        found.add(above.name)
+        if above.op_type in _ANCHORS:
+            break
+        value = next((name for name in above.input if name in producers), "")
+    return found
+
+
+def _downwards(graph: ShapedGraph, node: onnx.NodeProto) -> set[str]:
+    """Names of the nodes below the layer down to the nearest anchors, those included."""
+    found: set[str] = set()
+    values = {node.output[0]}
+    for _ in range(_DEPTH):
+        readers = [
+            other
+            for other in graph.nodes
+            if values.intersection(other.input) and other.op_type in _ANCHORS | _PASSING
+        ]
+        found |= {other.name for other in readers}
+        values = {name for other in readers if other.op_type not in _ANCHORS for name in other.output}
+    return found

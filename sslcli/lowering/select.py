@@ -1,0 +1,237 @@
+"""Measured selection: for every layer the fastest lowering that computes the same, dense included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import onnx
+
+from sslcli.bench import time_models
+from sslcli.bench.inputs import RunSettings
+from sslcli.bench.statistics import Ratio, paired_ratio
+from sslcli.errors import GraphError, InputError, UsageError
+from sslcli.lowering import check, forms
+from sslcli.lowering.clean import clean
+from sslcli.lowering.fragments import Fragment, replace_node
+from sslcli.lowering.measure import DENSE, best, measure
+from sslcli.lowering.patterns import is_sparse, macs_share
+from sslcli.lowering.precision import DType, convert
+from sslcli.lowering.regions import region, region_key
+from sslcli.lowering.sites import Site, find_sites
+from sslcli.lowering.timings import Timed, cache_folder, question, recall, remember
+
+_CHECK_BATCHES = (1, 3)
+_CONFIRM_S = 2.0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was chosen for one layer, and why.
+
+    Attributes:
+        layer: the node's name.
+        op_type: ``conv`` or ``linear``.
+        weight_shape: shape of the weight.
+        live: live rows x live columns as a share of all.
+        chosen: name of the lowering, ``dense`` for none.
+        timings: median and speedup of each candidate in place; empty where nothing was timed.
+        refused: candidates that were not timed, and why.
+        from_cache: whether the timings are those of an earlier run.
+        note: why nothing was timed, or why a choice was taken back.
+    """
+
+    layer: str
+    op_type: str
+    weight_shape: tuple[int, ...]
+    live: float
+    chosen: str
+    timings: Mapping[str, Timed] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    from_cache: bool = False
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A lowered model.
+
+    Attributes:
+        model: computes what the given one does, to rounding.
+        decisions: one for every layer with structured zeros, in the graph's order.
+        speedup: of the whole model over the given one; None where it was not timed.
+        max_rel_error: of its outputs on fresh inputs.
+    """
+
+    model: onnx.ModelProto
+    decisions: tuple[Decision, ...]
+    speedup: Ratio | None
+    max_rel_error: float
+
+
+def lower(
+    model: onnx.ModelProto,
+    *,
+    choice: str = "auto",
+    settings: RunSettings | None = None,
+    dtype: DType = "fp32",
+    cache: bool = True,
+) -> Lowered:
+    """Replace layers with structured zeros by forms that standard kernels run faster.
+
+    Args:
+        model: any float32 ONNX model, opset 13 or newer; left as it is.
+        choice: ``auto`` measures every form in place and keeps the fastest (or the dense layer); ``dense``
+            changes nothing; the name of a form uses it wherever it applies, without measuring.
+        settings: the target's provider, threads and batch size, and the seconds of measurement for a layer.
+        dtype: precision in which candidates are timed; the model that comes back is float32.
+        cache: use timings of earlier runs on this host, and keep new ones.
+
+    Raises:
+        UsageError: no form is called ``choice``.
+        VerificationError: the lowered model computes something else.
+        DeviceError: the provider is missing.
+    """
+    if choice not in ("auto", DENSE, *forms.names()):
+        raise UsageError(
+            f"no lowering is called {choice}", f"choose auto, dense or {', '.join(forms.names())}"
+        )
+    settings = settings or RunSettings(budget_s=1.0)
+    base = onnx.ModelProto()
+    base.CopyFrom(model)
+    base = clean(base)
+    if choice == DENSE:
+        return Lowered(base, (), None, 0.0)
+    folder = cache_folder() if cache else None
+    lowered, decisions, used = base, [], {}
+    for name, site in find_sites(base).items():
+        if not is_sparse(site):
+            continue
+        if choice == "auto":
+            decision, fragment = _measured(lowered, name, site, settings, dtype, folder)
+        else:
+            decision, fragment = _named(name, site, choice)
+        decisions.append(decision)
+        if fragment is not None:
+            lowered = replace_node(lowered, name, fragment)
+            used[name] = fragment
+    speedup = None
+    if choice == "auto" and used:
+        lowered, decisions, speedup = _confirmed(base, lowered, decisions, used, settings, dtype)
+    return Lowered(lowered, tuple(decisions), speedup, _verify(base, lowered))
+
+
+def _decision(name: str, site: Site, chosen: str = DENSE) -> Decision:
+    kind = type(site).__name__.removesuffix("Site").lower()
+    return Decision(name, kind, tuple(site.weight.shape), macs_share(site), chosen)
+
+
+def _named(name: str, site: Site, choice: str) -> tuple[Decision, Fragment | None]:
+    decision = _decision(name, site)
+    fragment = forms.candidate(site, choice)
+    if fragment is None:
+        return replace(decision, note=f"{choice} does not apply"), None
+    return replace(decision, chosen=choice), fragment
+
+
+def _measured(
+    model: onnx.ModelProto, name: str, site: Site, settings: RunSettings, dtype: DType, folder: Path | None
+) -> tuple[Decision, Fragment | None]:
+    decision = _decision(name, site)
+    fragments = forms.candidates(site)
+    if not fragments:
+        return replace(decision, note="no lowering applies"), None
+    try:
+        piece = region(model, name, settings)
+    except (GraphError, InputError) as error:
+        return replace(decision, note=error.what), None
+    models, refused = _checked(piece, name, fragments)
+    key = question(region_key(piece), [*models, dtype], settings)
+    kept = recall(folder, key) if folder else None
+    if len(models) == 1:
+        return replace(decision, refused=refused, note="no lowering computes the same"), None
+    timings = kept or measure({n: convert(m, dtype) for n, m in models.items()}, settings)
+    if folder and kept is None:
+        remember(folder, key, timings)
+    chosen = best(timings)
+    decision = replace(decision, chosen=chosen, timings=timings, refused=refused, from_cache=kept is not None)
+    return decision, fragments.get(chosen)
+
+
+def _checked(
+    piece: onnx.ModelProto, name: str, fragments: Mapping[str, Fragment]
+) -> tuple[dict[str, onnx.ModelProto], dict[str, str]]:
+    """The region with each candidate that computes the same in it, and why the others are refused."""
+    feeds = check.fresh_feeds(piece, batch_size=1)
+    expected = check.run(piece, feeds)
+    models, refused = {DENSE: piece}, {}
+    for form, fragment in fragments.items():
+        changed = replace_node(piece, name, fragment)
+        error = check.worst_error(expected, check.run(changed, feeds))
+        if error <= check.TOLERANCE["fp32"]:
+            models[form] = changed
+        else:
+            refused[form] = f"relative error {error:.1e}"
+    return models, refused
+
+
+def _confirmed(
+    base: onnx.ModelProto,
+    lowered: onnx.ModelProto,
+    decisions: list[Decision],
+    used: dict[str, Fragment],
+    settings: RunSettings,
+    dtype: DType,
+) -> tuple[onnx.ModelProto, list[Decision], Ratio | None]:
+    """Time the whole model; while it is slower than dense, take back the weakest half of the choices."""
+    settings = replace(settings, budget_s=max(_CONFIRM_S, settings.budget_s))
+    ratio = _whole_ratio(base, lowered, settings, dtype)
+    while used and ratio.value < 1.0:
+        gain = {d.layer: d.timings[d.chosen].speedup for d in decisions if d.layer in used}
+        weakest = sorted(gain, key=lambda layer: gain[layer])[: -(-len(gain) // 2)]
+        for layer in weakest:
+            del used[layer]
+        decisions = [
+            replace(d, chosen=DENSE, note=f"{d.chosen} won in place but not in the whole model")
+            if d.layer in weakest
+            else d
+            for d in decisions
+        ]
+        lowered = base
+        for layer, fragment in used.items():
+            lowered = replace_node(lowered, layer, fragment)
+        ratio = _whole_ratio(base, lowered, settings, dtype)
+    return lowered, decisions, ratio if used else None
+
+
+def _whole_ratio(
+    base: onnx.ModelProto, lowered: onnx.ModelProto, settings: RunSettings, dtype: DType
+) -> Ratio:
+    models = [convert(base, dtype).SerializeToString(), convert(lowered, dtype).SerializeToString()]
+    dense, other = time_models(models, settings)
+    return paired_ratio(dense.samples.ns, other.samples.ns)
+
+
+def _verify(base: onnx.ModelProto, lowered: onnx.ModelProto) -> float:
+    """The worst relative error of the lowered model.
+
+    Raises:
+        VerificationError: it exceeds 1e-5.
+    """
+    check.check_structure(lowered)
+    worst = 0.0
+    for batch_size in _batches(base):
+        feeds = check.fresh_feeds(base, batch_size=batch_size, seed=batch_size)
+        expected, got = check.run(base, feeds), check.run(lowered, feeds)
+        worst = max(
+            worst, check.require_equal(expected, got, check.TOLERANCE["fp32"], "the lowered model's output")
+        )
+    return worst
+
+
+def _batches(model: onnx.ModelProto) -> tuple[int, ...]:
+    """Batch sizes to verify at: one where the model's own is fixed."""
+    dims = [value.type.tensor_type.shape.dim for value in check.graph_inputs(model.graph)]
+    is_open = any(d and not d[0].HasField("dim_value") for d in dims)
+    return _CHECK_BATCHES if is_open else (1,)
