@@ -60,8 +60,8 @@ def given(groups: Mapping[str, type[Options]], parameters: Mapping[str, Any]) ->
 def usage_error(error: OptionsError) -> click.UsageError:
     """The first problem as a sentence about a flag."""
     problem = error.problems[0]
-    name = str(problem.path[0])
-    what = problem.what.replace(f"'{name}'", flag_name(name), 1)
+    name = str(problem.path[0]) if problem.path else ""
+    what = problem.what.replace(f"'{name}'", flag_name(name), 1) if name else problem.what
     return click.UsageError(what if problem.hint is None else f"{what}; {problem.hint}")
 
 

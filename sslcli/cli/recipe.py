@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -77,7 +78,7 @@ for _command in (init, validate, schema, explain):
     command.add_command(_command)
 
 
-def _show_but_last(problems: list[SslcliError] | tuple[SslcliError, ...], terminal: Terminal) -> None:
+def _show_but_last(problems: Sequence[SslcliError], terminal: Terminal) -> None:
     """All problems are listed; the last is raised, and so shown like any error."""
     for problem in problems[:-1]:
         click.echo(f"Error: {problem}", err=True, color=terminal.color)

@@ -18,10 +18,10 @@ def show(result: object, json_to: str | None, terminal: Terminal) -> None:
     """
     if result is None:
         return
-    from sslcli import report
+    from sslcli.report import render, to_json
 
     if json_to is not None:
-        text = json.dumps(report.to_json(result), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(to_json(result), indent=2, allow_nan=False) + "\n"
         if json_to == "-":
             sys.stdout.write(text)
             sys.stdout.flush()
@@ -29,7 +29,7 @@ def show(result: object, json_to: str | None, terminal: Terminal) -> None:
             with atomic_output(Path(json_to)) as temporary:
                 temporary.write_text(text)
     if json_to != "-":
-        report.render(terminal.out(), result)
+        render(terminal.out(), result)
     failure = getattr(result, "failure", None)
     if isinstance(failure, Exception):
         raise failure

@@ -6,6 +6,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -23,7 +24,7 @@ class Options(BaseModel):
         if isinstance(value, bool) and info.field_name is not None:
             kinds = _members(cls.model_fields[info.field_name].annotation)
             if kinds & {int, float} and bool not in kinds:
-                raise ValueError("a number")
+                raise PydanticCustomError("float_type", "a number")
         return value
 
 

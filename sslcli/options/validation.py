@@ -88,6 +88,9 @@ def _problem(kind: type[BaseModel], detail: Any) -> Problem:
     name = ".".join(part for part in path if isinstance(part, str))
     if detail["type"] == "missing":
         return Problem(path, f"the key '{name}' is missing")
+    if detail["type"] == "value_error":
+        text = str(detail["ctx"]["error"])
+        return Problem(path, f"'{name}': {text}" if path else f"it should be {text}", value=detail["input"])
     if detail["type"] == "literal_error":
         expected = str(detail["ctx"]["expected"])
         words = [word.strip("' ") for word in expected.replace(" or ", ",").split(",")]
@@ -107,10 +110,8 @@ def _expected(detail: Any) -> str:
     stem = detail["type"].split("_")[0]
     if stem in _KINDS:
         return _KINDS[stem]
-    if detail["type"] == "value_error":
-        return str(detail["ctx"]["error"])
     message = str(detail["msg"])
-    return message.removeprefix("Input should be ").removeprefix("Value error, ")
+    return message.removeprefix("Input should be ")
 
 
 def _shown(value: object) -> str:

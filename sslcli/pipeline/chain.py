@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sslcli import report
 from sslcli.errors import InputError, OutputError, RecipeError, SslcliError, UsageError
 from sslcli.files import atomic_output, lock_output, output_error
 from sslcli.options.common import ModelOptions
@@ -25,6 +24,7 @@ from sslcli.pipeline.results import RunResult, StepOutcome
 from sslcli.pipeline.summary import model_rows
 from sslcli.recipe.model import Recipe, Step
 from sslcli.recipe.read import REFERENCES
+from sslcli.report import to_json
 
 _OUTPUTS = {"model": "model.pt2", "onnx": "model.onnx"}
 _STARTED = "started.key"
@@ -90,7 +90,7 @@ def _reported(result: RunResult, folder: Path) -> RunResult:
     if importlib.util.find_spec("sslcli.report.html") is not None:
         result = replace(result, report=str(folder / "report.html"))
     with atomic_output(folder / "run.json") as temporary:
-        temporary.write_text(json.dumps(report.to_json(result), indent=2) + "\n")
+        temporary.write_text(json.dumps(to_json(result), indent=2) + "\n")
     if result.report is not None:
         importlib.import_module("sslcli.report.html").write_report(folder, Path(result.report))
     return result
@@ -129,7 +129,7 @@ def _step(
         raise _located(recipe, step, error) from error
     seconds = time.monotonic() - began
     failure = getattr(result, "failure", None)
-    plain = report.to_json(result)
+    plain = to_json(result)
     cache.write_record(place, _record(step, key, seconds, place, plain, failure))
     (place / _STARTED).unlink(missing_ok=True)
     observers.step(replace(event, state="failed" if failure else "done", seconds=seconds))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from sslcli.errors import RecipeError
 from sslcli.options.validation import nearest
+from sslcli.pipeline.inputs import load_model
 from sslcli.recipe.model import Recipe, Step
 
 
@@ -21,17 +22,11 @@ def check_globs(recipe: Recipe) -> None:
     asked = [(step, kind, glob) for step in _unpruned(recipe) for kind, glob in _globs(step)]
     if not asked:
         return
-    from sslcli import checkpoint
-    from sslcli.graph import analyse, find_groups, trace
+    from sslcli.graph.groups import find_groups
+    from sslcli.graph.slots import analyse
+    from sslcli.graph.trace import trace
 
-    loaded = checkpoint.load(
-        recipe.source,
-        arch=None if recipe.source.startswith("arch:") else recipe.model.arch,
-        arch_args=recipe.model.arch_arg,
-        input_shape=recipe.model.input_shape,
-        trust_pickle=recipe.model.trust_pickle,
-        seed=recipe.seed,
-    )
+    loaded = load_model(recipe.source, recipe.model, recipe.seed)
     structure = analyse(trace(loaded.model, loaded.example))
     for step, kind, glob in asked:
         if not find_groups(structure, kind, glob):

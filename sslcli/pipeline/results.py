@@ -89,21 +89,40 @@ class ExportResult:
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One model's whole latency; the speedup is over the first model, with its 95 % interval."""
+    """One model, whole or one of its layers; the speedup is over the first model, with its 95 % interval.
+
+    Attributes:
+        name: the step's or the file's.
+        layer: the layer, None for the whole model.
+        kind: ``onnx``, or ``csr`` for the same sparsity without structure.
+        limit: what arithmetic alone would give.
+    """
 
     name: str
+    layer: str | None
+    provider: str
+    kind: str
     median_ms: float
     p90_ms: float
     speedup: float | None
     speedup_low: float | None
     speedup_high: float | None
+    limit: float | None
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """``bench``: ``comparison`` is the bench package's own record, raw samples included."""
+    """``bench``: ``comparison`` is the bench package's own record, raw samples included.
+
+    Attributes:
+        rows: whole models, the base first.
+        layers: layer by layer.
+        models: short name -> file.
+    """
 
     rows: list[BenchRow]
+    layers: list[BenchRow]
+    models: dict[str, str]
     comparison: dict[str, Any]
     failure: SslcliError | None = None
 

@@ -1,0 +1,155 @@
+"""What a job reads: its model, its data, its device."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sslcli.errors import DataError, DeviceError, UsageError
+from sslcli.options.common import DataOptions, ModelOptions, RunOptions
+from sslcli.pipeline.request import Request
+
+if TYPE_CHECKING:
+    import torch
+
+    from sslcli.checkpoint import Checkpoint, Record
+    from sslcli.data import DataSource
+
+
+def is_onnx(source: str) -> bool:
+    """Whether a model is named as an ONNX file."""
+    return source.endswith(".onnx")
+
+
+def load_model(source: str, options: ModelOptions, seed: int) -> Checkpoint:
+    """Load a saved model with the options of the command line.
+
+    Raises:
+        ModelError: the file is missing, damaged or not what it is said to be.
+    """
+    from sslcli import checkpoint
+
+    return checkpoint.load(
+        source,
+        arch=options.arch,
+        arch_args=options.arch_arg,
+        input_shape=options.input_shape,
+        trust_pickle=options.trust_pickle,
+        seed=seed,
+    )
+
+
+def load_data(
+    options: DataOptions, record: Record, seed: int, input_shape: tuple[int, ...] | None
+) -> DataSource:
+    """Load the data set that was named, or the one that the model's record names.
+
+    Inputs are normalised as ``--mean`` and ``--std`` say; else as ``--normalize-from``'s record says; else as
+    the model's own record says; else as is usual for the data set.
+
+    Raises:
+        UsageError: none is named.
+        DataError: it cannot be read.
+    """
+    from sslcli import data
+
+    name = options.data or record.data
+    if name is None:
+        raise UsageError("no data set is named", "name it with --data")
+    mean, std = normalization(options, record)
+    return data.load_data(
+        name,
+        root=options.data_root,
+        mean=mean,
+        std=std,
+        seed=seed,
+        input_shape=input_shape,
+        workers=options.workers,
+    )
+
+
+def normalization(
+    options: DataOptions, record: Record
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and standard deviation per channel; None where the data set's own are meant."""
+    if options.mean is not None or options.std is not None:
+        return options.mean, options.std
+    if options.normalize_from is not None:
+        other = load_model(options.normalize_from, ModelOptions.model_validate({}), 0).record
+        if other.mean is None:
+            raise DataError(
+                f"{options.normalize_from} records no normalisation", "give --mean and --std instead"
+            )
+        return other.mean, other.std
+    return record.mean, record.std
+
+
+def input_shape_of(checkpoint: Checkpoint) -> tuple[int, ...] | None:
+    """Shape of the first input without the batch axis."""
+    return tuple(checkpoint.example[0].shape[1:]) if checkpoint.example else None
+
+
+def with_data(record: Record, source: DataSource) -> Record:
+    """The record of a model that has seen ``source``."""
+    norm = source.normalization
+    return dataclasses.replace(
+        record,
+        data=source.name,
+        classes=source.classes,
+        mean=None if norm is None else norm.mean,
+        std=None if norm is None else norm.std,
+    )
+
+
+def choose_device(options: RunOptions) -> torch.device:
+    """``auto`` is CUDA where there is one.
+
+    Raises:
+        DeviceError: CUDA was asked for and is not there.
+        UsageError: no such device.
+    """
+    import torch
+
+    name = options.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"there is no device '{name}'", "use cpu, cuda, cuda:N or auto") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"the device '{name}' is not one of cpu, cuda, cuda:N and auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"there is no device {name} here", "see `sslcli doctor`, or use --device cpu")
+    return device
+
+
+@contextlib.contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Use ``count`` threads for a while."""
+    import torch
+
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def parents(request: Request) -> list[Path]:
+    """The files that a job read, for the record of what it makes."""
+    return [Path(request.source)] if Path(request.source).is_file() else []
+
+
+def stated(request: Request) -> dict[str, object]:
+    """The options that are not the defaults, for the record of what the job makes."""
+    chosen = request.settings
+    values: dict[str, object] = {}
+    for group in (chosen.step, chosen.model, chosen.data, chosen.run):
+        values |= group.model_dump(mode="json", exclude_defaults=True)
+    return {name: value for name, value in values.items() if name not in ("data_root", "resume", "device")}

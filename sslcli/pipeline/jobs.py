@@ -1,0 +1,166 @@
+"""One function a command: a request in, a result out; used by the command line and by recipes alike.
+
+A job loads, calls the library, saves, and says what came of it. Nothing is printed here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sslcli.errors import GateError, UsageError
+from sslcli.files import atomic_output, lock_output
+from sslcli.pipeline import results
+from sslcli.pipeline.inputs import (
+    choose_device,
+    input_shape_of,
+    is_onnx,
+    load_data,
+    load_model,
+    parents,
+    stated,
+    threads,
+)
+from sslcli.pipeline.outputs import check_output
+from sslcli.pipeline.request import Request
+
+Observers = Sequence[Callable[[Any], None]]
+
+
+def evaluate(request: Request, observers: Observers = ()) -> results.EvaluateResult:
+    """Measure a model, torch or ONNX, on one split of a data set."""
+    from sslcli.pipeline.onnx_module import OnnxModule
+    from sslcli.training.evaluate import evaluate as measure
+
+    chosen = request.settings
+    started = time.monotonic()
+    device = choose_device(chosen.run)
+    if is_onnx(request.source):
+        model: Any = OnnxModule(Path(request.source), chosen.run.threads)
+        record, shape = onnx_record(Path(request.source)), model.input_shape
+    else:
+        loaded = load_model(request.source, chosen.model, chosen.run.seed)
+        model, record, shape = loaded.model.to(device), loaded.record, input_shape_of(loaded)
+    source = load_data(chosen.data, record, chosen.run.seed, shape)
+    split = source.split(chosen.step.split)
+    with threads(chosen.run.threads):
+        metrics = measure(model, None, split, batch_size=max(256, chosen.data.batch_size))
+    return results.EvaluateResult(
+        source=request.source,
+        data=source.name,
+        split=chosen.step.split,
+        samples=len(split),
+        metrics=metrics,
+        seconds=time.monotonic() - started,
+    )
+
+
+def bench(request: Request, observers: Observers = ()) -> results.BenchResult:
+    """Time the base against the others; models that are not ONNX are exported first, as they are."""
+    from sslcli.bench.public import bench as time_models
+
+    chosen = request.settings.step
+    sources = [chosen.baseline, request.source] if chosen.baseline else [request.source]
+    sources = list(dict.fromkeys([*sources, *request.others]))
+    with tempfile.TemporaryDirectory(prefix="sslcli-") as folder:
+        files = [_as_onnx(request, source, Path(folder) / str(i)) for i, source in enumerate(sources)]
+        comparison = time_models(
+            files[0],
+            files[1:],
+            chosen,
+            seed=request.settings.run.seed,
+            input_shape=request.settings.model.input_shape,
+        )
+    names = dict(zip((model.label for model in comparison.models), map(label, sources), strict=True))
+    _write_tables(chosen, comparison)
+    return results.BenchResult(
+        rows=_whole_rows(comparison, names),
+        layers=_layer_rows(comparison, names),
+        models={label(source): source for source in sources},
+        comparison=dataclasses.asdict(comparison),
+        failure=_gate(comparison, chosen.fail_under),
+    )
+
+
+def label(source: str) -> str:
+    """A short name: the step's where a recipe made the file, else the file's."""
+    path = Path(source)
+    return path.parent.name if path.stem == "model" and path.parent.name else path.name
+
+
+def onnx_record(path: Path) -> Any:
+    """The record inside an ONNX file, empty where there is none."""
+    import onnx
+
+    from sslcli.checkpoint import Record
+
+    model = onnx.load(path, load_external_data=False)
+    text = next((entry.value for entry in model.metadata_props if entry.key == "sslcli"), None)
+    return Record() if text is None else Record.from_json(text, str(path))
+
+
+def _as_onnx(request: Request, source: str, stem: Path) -> Path:
+    if is_onnx(source):
+        return Path(source)
+    from sslcli.lowering import export_onnx
+
+    loaded = load_model(source, request.settings.model, request.settings.run.seed)
+    path = stem.with_suffix(".onnx")
+    export_onnx(loaded.model, loaded.example, path)
+    return path
+
+
+def _whole_rows(comparison: Any, names: Mapping[str, str]) -> list[results.BenchRow]:
+    return [_bench_row(row, names) for row in comparison.rows if row.layer is None]
+
+
+def _layer_rows(comparison: Any, names: Mapping[str, str]) -> list[results.BenchRow]:
+    return [_bench_row(row, names) for row in comparison.rows if row.layer is not None]
+
+
+def _bench_row(row: Any, names: Mapping[str, str]) -> results.BenchRow:
+    ratio = row.ratio
+    return results.BenchRow(
+        name=names[row.subject],
+        layer=row.layer,
+        provider=row.provider,
+        kind=row.kind,
+        median_ms=row.latency.median_ms,
+        p90_ms=row.latency.p90_ms,
+        speedup=None if ratio is None else ratio.value,
+        speedup_low=None if ratio is None else ratio.low,
+        speedup_high=None if ratio is None else ratio.high,
+        limit=row.limit,
+    )
+
+
+def _gate(comparison: Any, fail_under: float | None) -> GateError | None:
+    from sslcli.bench import require_gate
+
+    if fail_under is None:
+        return None
+    try:
+        require_gate(comparison, fail_under)
+    except GateError as error:
+        return error
+    return None
+
+
+def _write_tables(chosen: Any, comparison: Any) -> None:
+    from sslcli.bench import to_csv, to_markdown
+
+    for name, text in ((chosen.csv, to_csv), (chosen.markdown, to_markdown)):
+        if name is not None:
+            with atomic_output(Path(name)) as temporary:
+                temporary.write_text(text(comparison))
+
+
+JOBS: dict[str, Callable[[Request, Observers], Any]] = {
+    "evaluate": evaluate,
+    "bench": bench,
+}
+_UNUSED = (UsageError, lock_output, check_output, stated, parents)

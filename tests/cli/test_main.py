@@ -1,0 +1,128 @@
+import json
+import subprocess
+import sys
+
+import click
+import pytest
+
+from sslcli.cli import main as module
+from sslcli.cli.main import COMMANDS, main
+
+HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "pydantic", "rich", "yaml")
+
+
+def imported_by(code):
+    """The names of all modules that a fresh interpreter has after ``code``."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_help_loads_nothing_heavy():
+    loaded = imported_by("from sslcli.cli.main import main; main(['--help'])")
+    assert not loaded & set(HEAVY)
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "recipe"])
+def test_the_help_of_a_command_loads_no_torch(command):
+    loaded = imported_by(f"from sslcli.cli.main import main; main(['{command}', '--help'])")
+    assert not loaded & {"torch", "onnx", "onnxruntime", "numpy"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sslcli", "sslcli.errors", "sslcli.files", "sslcli.options.steps", "sslcli.recipe", "sslcli.cli.main"],
+)
+def test_the_lower_layers_load_no_torch(name):
+    assert not imported_by(f"import {name}") & {"torch", "onnx", "onnxruntime", "numpy"}
+
+
+def test_python_dash_m_is_the_same_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "sslcli", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "sslcli, version 0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["pruen"], "there is no command 'pruen'; did you mean 'prune'?; see 'sslcli --help'"),
+        (["train", "arch:lenet"], "Missing option '-o' / '--output'; see 'sslcli train --help'"),
+        (["train"], "Missing argument 'MODEL'; see 'sslcli train --help'"),
+        (
+            ["train", "arch:lenet", "-o", "x.pt2", "--epohcs", "3"],
+            "No such option '--epohcs'. Did you mean '--epochs'?",
+        ),
+        (
+            ["train", "arch:lenet", "-o", "x.pt2", "--epochs", "0"],
+            "--epochs should be greater than 0, not 0; see 'sslcli train --help'",
+        ),
+        (["train", "arch:lenet", "-o", "x.pt2", "--epochs", "x"], "Invalid value for '--epochs'"),
+        (["regularize", "arch:lenet", "-o", "x.pt2", "--structure", "filter"], "is not NAME=STRENGTH[@GLOB]"),
+        (["regularize", "arch:lenet", "-o", "x.pt2", "--structure", "filter=a"], "'a' is not a number"),
+        (
+            ["regularize", "arch:lenet", "-o", "x.pt2", "--structure", "filtr=1"],
+            "not 'filtr'; did you mean 'filter'?",
+        ),
+        (["regularize", "arch:lenet", "-o", "x.pt2", "--target", "macs"], "is not NAME=FRACTION"),
+        (["regularize", "arch:lenet", "-o", "x.pt2", "--target", "macs=2"], "should be at most 1, not 2"),
+        (["doctor", "--dry-run"], "doctor only looks"),
+        (["run", "x.yaml", "--set", "seed"], ""),
+    ],
+)
+def test_a_wrong_command_line_is_exit_2_and_one_sentence(tmp_path, monkeypatch, capfd, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text("version: 1\n")
+    assert main(arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1
+    assert sentence in err
+
+
+def test_an_unexpected_error_is_one_sentence_and_exit_1(monkeypatch, capfd):
+    def broken(*_args, **_named):
+        raise RuntimeError("a pipe\nbroke")
+
+    monkeypatch.setattr(module.cli, "main", broken)
+    assert main(["doctor"]) == 1
+    assert capfd.readouterr().err == "Error: RuntimeError: a pipe broke; run with -vv for the traceback\n"
+
+
+def test_a_traceback_comes_with_two_vs(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "none.pt2", "--data", "mnist-5k", "-vv"]) == 3
+    assert "Traceback" in capfd.readouterr().err
+    assert main(["evaluate", "none.pt2", "--data", "mnist-5k"]) == 3
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
+def test_an_interrupt_is_exit_130(monkeypatch, capfd, error):
+    def interrupted(*_args, **_named):
+        raise error
+
+    monkeypatch.setattr(module.cli, "main", interrupted)
+    assert main(["doctor"]) == 130
+    assert capfd.readouterr().err == "Error: interrupted\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_says_what_it_is(name):
+    command = module.cli.get_command(click.Context(module.cli), name)
+    for found in [command, *getattr(command, "commands", {}).values()]:
+        assert found.help
+        for parameter in found.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{name} {parameter.name}"
+
+
+def test_no_colour_off_a_terminal(capfd):
+    main(["pruen"])
+    assert "\x1b" not in capfd.readouterr().err

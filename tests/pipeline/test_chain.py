@@ -1,0 +1,272 @@
+"""The chain with jobs that only write: what runs, what is cached, what is told."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from sslcli.errors import GateError, Interrupted, OutputError, RecipeError, UsageError
+from sslcli.files import lock_output
+from sslcli.pipeline import cache, chain, jobs
+from sslcli.pipeline.events import Observers
+from sslcli.pipeline.results import TrainingResult
+from sslcli.recipe import load_recipe
+
+RECIPE = """\
+version: 1
+model: {arch: lenet}
+data: {name: mnist-5k}
+steps:
+  - {id: first, uses: train, with: {epochs: 1}}
+  - {id: second, uses: regularize, with: {epochs: 2}}
+  - {id: third, uses: train, with: {epochs: 3}}
+  - {id: control, uses: train, needs: first, with: {epochs: 4}}
+"""
+
+
+@dataclass
+class Calls:
+    """What the jobs were asked for, and how the next one of an id ends."""
+
+    requests: list
+    failures: dict
+
+    def names(self):
+        found = [request.output.parent.name for request in self.requests]
+        self.requests.clear()
+        return found
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    seen = Calls([], {})
+
+    def job(request, observers):
+        seen.requests.append(request)
+        name = request.output.parent.name
+        if name in seen.failures:
+            raise seen.failures[name]
+        made_from = "" if request.source.startswith("arch:") else Path(request.source).read_text()
+        request.output.write_text(f"{made_from}|{name} {request.settings.step.epochs}")
+        return TrainingResult(request.command, request.source, str(request.output), {}, 1, 1, 0.0, {}, {})
+
+    monkeypatch.setitem(jobs.JOBS, "train", job)
+    monkeypatch.setitem(jobs.JOBS, "regularize", job)
+    return seen
+
+
+@pytest.fixture
+def run(tmp_path, calls):
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE)
+
+    def run(*overrides, **named):
+        return chain.run(load_recipe(path, overrides), tmp_path / "runs" / "r", **named)
+
+    return run
+
+
+def states(result):
+    return {step.id: step.state for step in result.steps}
+
+
+def test_steps_run_in_turn_on_what_they_need(run, calls, tmp_path):
+    result = run()
+    assert set(states(result).values()) == {"run"}
+    assert calls.names() == ["first", "second", "third", "control"]
+    folder = tmp_path / "runs" / "r"
+    assert (folder / "third" / "model.pt2").read_text() == "|first 1|second 2|third 3"
+    assert (folder / "control" / "model.pt2").read_text() == "|first 1|control 4"
+    assert result.steps[0].outputs == [str(folder / "first" / "model.pt2")]
+    assert json.loads((folder / "run.json").read_text())["schema"] == "sslcli/run/1"
+    assert json.loads((folder / "first" / "step.json").read_text())["uses"] == "train"
+
+
+def test_a_second_run_does_nothing(run, calls):
+    run()
+    calls.names()
+    assert set(states(run()).values()) == {"cached"}
+    assert calls.names() == []
+
+
+def test_a_changed_step_runs_again_with_those_that_need_it_alone(run, calls):
+    run()
+    calls.names()
+    assert states(run("second.epochs=9")) == {
+        "first": "cached",
+        "second": "run",
+        "third": "run",
+        "control": "cached",
+    }
+    assert calls.names() == ["second", "third"]
+
+
+@pytest.mark.parametrize("option", ["first.workers=2", "first.save_every_s=1", "first.resume=never"])
+def test_options_without_effect_on_the_result_change_nothing(run, calls, option):
+    run()
+    calls.names()
+    run(option)
+    assert calls.names() == []
+
+
+@pytest.mark.parametrize("option", ["seed=1", "data.batch_size=2", "model.arch=mlp", "data.name=mnist"])
+def test_what_all_steps_share_makes_all_run_again(run, calls, option):
+    run()
+    calls.names()
+    run(option)
+    assert calls.names() == ["first", "second", "third", "control"]
+
+
+def test_a_step_that_comes_out_the_same_spares_the_steps_after_it(run, calls, monkeypatch):
+    run()
+    calls.names()
+    run("first.lr=0.5")  # the job writes the same bytes
+    assert calls.names() == ["first"]
+
+
+def test_new_code_makes_all_run_again(run, calls, monkeypatch):
+    run()
+    calls.names()
+    monkeypatch.setattr(cache, "code_version", lambda: "other")
+    run()
+    assert calls.names() == ["first", "second", "third", "control"]
+
+
+def test_a_damaged_output_is_made_again(run, calls, tmp_path):
+    run()
+    calls.names()
+    (tmp_path / "runs/r/second/model.pt2").write_text("cut off")
+    run()
+    assert calls.names() == ["second"]
+
+
+def test_a_damaged_record_counts_as_none(run, calls, tmp_path):
+    run()
+    calls.names()
+    (tmp_path / "runs/r/control/step.json").write_text('{"schema": ')
+    run()
+    assert calls.names() == ["control"]
+
+
+def test_force_runs_everything(run, calls):
+    run()
+    calls.names()
+    run(force=True)
+    assert len(calls.names()) == 4
+
+
+def test_a_run_that_was_stopped_continues_with_what_the_step_kept(run, calls, tmp_path):
+    calls.failures["second"] = Interrupted("stopped")
+    with pytest.raises(Interrupted):
+        run()
+    state = tmp_path / "runs/r/second/state"
+    state.write_text("half way")
+    calls.names()
+    calls.failures.clear()
+    run()
+    assert calls.names() == ["second", "third", "control"]
+    assert state.read_text() == "half way"
+
+
+def test_a_stopped_step_that_has_changed_begins_anew(run, calls, tmp_path):
+    calls.failures["second"] = Interrupted("stopped")
+    with pytest.raises(Interrupted):
+        run()
+    state = tmp_path / "runs/r/second/state"
+    state.write_text("half way")
+    calls.failures.clear()
+    run("second.epochs=7")
+    assert not state.exists()
+
+
+def test_a_dry_run_says_what_would_run_and_writes_nothing(run, calls, tmp_path):
+    path = tmp_path / "r.yaml"
+    folder = tmp_path / "runs" / "r"
+    planned = chain.plan_run(load_recipe(path), folder)
+    assert [(step.state, step.reason) for step in planned.steps] == [
+        ("to run", "new"),
+        ("to run", "needs first"),
+        ("to run", "needs second"),
+        ("to run", "needs first"),
+    ]
+    assert not folder.exists()
+    run()
+    calls.names()
+    planned = chain.plan_run(load_recipe(path, ["second.epochs=9"]), folder)
+    assert [(step.state, step.reason) for step in planned.steps] == [
+        ("cached", ""),
+        ("to run", "has changed"),
+        ("to run", "needs second"),
+        ("cached", ""),
+    ]
+    assert calls.names() == []
+
+
+def test_a_failed_gate_ends_the_run_keeps_the_numbers_and_is_not_cached(run, calls, monkeypatch):
+    def job(request, observers):
+        request.output.write_text("x")
+        result = TrainingResult("train", "", "", {}, 1, 1, 0.0, {}, {})
+        object.__setattr__(result, "failure", GateError("too slow"))
+        return result
+
+    monkeypatch.setitem(jobs.JOBS, "regularize", job)
+    for _ in range(2):
+        result = run()
+        assert isinstance(result.failure, GateError)
+        assert states(result)["second"] == "failed"
+        assert "third" not in states(result)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            UsageError("the glob 'lenet' matches nothing"),
+            "r.yaml:2: the glob 'lenet' matches nothing in step 'second'",
+        ),
+        (UsageError("no such thing", culprit="epochs"), "r.yaml:6: no such thing in step 'second'"),
+        (UsageError("something is wrong"), "r.yaml:6: something is wrong in step 'second'"),
+    ],
+)
+def test_what_turns_out_wrong_later_still_names_the_line(run, calls, error, message):
+    calls.failures["second"] = error
+    with pytest.raises(RecipeError) as caught:
+        run()
+    assert str(caught.value).endswith(message)
+
+
+def test_errors_that_are_not_about_the_recipe_stay_what_they_are(run, calls):
+    calls.failures["second"] = OutputError("disk full")
+    with pytest.raises(OutputError, match="disk full"):
+        run()
+
+
+def test_one_run_at_a_time_in_a_folder(run, tmp_path):
+    folder = tmp_path / "runs" / "r"
+    folder.mkdir(parents=True)
+    with lock_output(folder / "run"), pytest.raises(OutputError, match="another run"):
+        run()
+
+
+def test_a_folder_that_is_a_file_is_refused(run, tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(OutputError):
+        run()
+
+
+def test_observers_are_told_what_happens(run):
+    seen = []
+    run(observers=Observers(step=lambda event: seen.append((event.id, event.state))))
+    assert seen[:2] == [("first", "running"), ("first", "done")]
+    seen.clear()
+    run(observers=Observers(step=lambda event: seen.append((event.id, event.state))))
+    assert seen == [(name, "cached") for name in ("first", "second", "third", "control")]
+
+
+def test_references_to_steps_become_their_files(tmp_path, calls):
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE + "  - {id: taught, uses: train, needs: third, with: {teacher: first}}\n")
+    chain.run(load_recipe(path), tmp_path / "out")
+    assert calls.requests[-1].settings.step.teacher == str(tmp_path / "out/first/model.pt2")
+    assert calls.requests[-1].source == str(tmp_path / "out/third/model.pt2")
