@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,55 @@ def require_equal(expected: Sequence[Array], got: Sequence[Array], tolerance: fl
             f"{what}: relative error {error:.2e} exceeds {tolerance:.0e}", "nothing was written"
         )
     return error
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Inputs by name, and the outputs that a model must give for them."""
+
+    feeds: Mapping[str, Array]
+    expected: Sequence[Array]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How far outputs lie from their references: in value, and relative to the norm."""
+
+    max_abs: float
+    max_rel: float
+
+
+def require_references(
+    model: onnx.ModelProto, references: Sequence[Reference], tolerance: float, what: str = "the ONNX model"
+) -> Errors:
+    """Run a model on its references.
+
+    Raises:
+        VerificationError: an output is off by more than ``tolerance``, relative to its norm.
+    """
+    absolute, relative = 0.0, 0.0
+    for reference in references:
+        got = run(model, reference.feeds)
+        batch_size = next((len(values) for values in reference.feeds.values() if values.ndim), 1)
+        name = f"the output of {what} at batch {batch_size}"
+        relative = max(relative, require_equal(reference.expected, got, tolerance, name))
+        pairs = zip(reference.expected, got, strict=True)
+        absolute = max([absolute, *(_largest_difference(a, b) for a, b in pairs)])
+    return Errors(absolute, relative)
+
+
+def references_of(model: onnx.ModelProto) -> list[Reference]:
+    """Fresh inputs at batch 1 and 3, or at the batch that is fixed, with the model's own outputs."""
+    dims = [value.type.tensor_type.shape.dim for value in graph_inputs(model.graph)]
+    is_open = any(d and not d[0].HasField("dim_value") for d in dims)
+    feeds = [fresh_feeds(model, batch_size=size, seed=size) for size in ((1, 3) if is_open else (1,))]
+    return [Reference(each, run(model, each)) for each in feeds]
+
+
+def _largest_difference(expected: Array, got: Array) -> float:
+    wide, other = expected.astype(np.float64), got.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return float(np.nan_to_num(np.abs(wide - other), nan=0.0).max(initial=0.0))
 
 
 def check_structure(model: onnx.ModelProto) -> None:

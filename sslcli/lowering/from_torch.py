@@ -13,19 +13,22 @@ from typing import Protocol, overload
 import onnx
 import torch
 from torch import nn
-from torch.export import Dim, ExportedProgram
 
 from sslcli.errors import GraphError
+from sslcli.graph.program import Program
+from sslcli.graph.trace import trace
 from sslcli.lowering import check, protos
+from sslcli.lowering.check import Reference
 from sslcli.lowering.clean import clean
 from sslcli.lowering.files import write_onnx
 from sslcli.lowering.fold_norm import fold_norm
-from sslcli.lowering.precision import DType, convert
+from sslcli.lowering.precision import convert
+from sslcli.options.export import OPSET, DType
 
-OPSET = 18
 RECORD_KEY = "sslcli"
 BATCH = "batch"
-_CHECK_BATCHES = (1, 3)
+_ORDINARY_BATCHES = (1, 3)
+_EXPORTER_OPSET = 18  # what torch's translations are written for
 
 
 class SupportsJson(Protocol):
@@ -84,31 +87,56 @@ def export_onnx(
         VerificationError: ONNX and torch outputs differ; nothing is written.
         OutputError: ``path`` cannot be written.
     """
-    source, example = _on_cpu(model, example)
-    with _eval_form(source), torch.no_grad():
-        exported = _trace(source, example)
-        proto = _translate(exported, max(opset, OPSET))
-        _name_ends(proto, exported)
-        proto = finish(proto, opset)
-        for batch_size in _CHECK_BATCHES:
-            _compare(proto, source, example, batch_size)
+    proto, references = translate(model, example, opset)
     proto = convert(proto, dtype)
-    if record is not None:
-        onnx.helper.set_model_props(proto, {RECORD_KEY: record.to_json()})
+    check.require_references(proto, references, check.TOLERANCE[dtype])
+    set_record(proto, record)
     return proto if path is None else write_onnx(proto, path)
 
 
-def finish(model: onnx.ModelProto, opset: int = OPSET) -> onnx.ModelProto:
-    """Tidy, fold norms, bring to ``opset`` and check the structure: what every model gets, ours or not."""
+def translate(
+    model: nn.Module, example: tuple[torch.Tensor, ...], opset: int
+) -> tuple[onnx.ModelProto, list[Reference]]:
+    """The dense model in float32, and fresh inputs with the outputs that the module gives for them.
+
+    Raises:
+        GraphError: the module cannot be traced or has an operator without ONNX form.
+    """
+    source, example = _on_cpu(model, example)
+    with _eval_form(source), torch.no_grad():
+        program = trace(source, example)
+        proto = _translate(program)
+        _name_ends(proto)
+        batches = _ORDINARY_BATCHES if program.batch_symbol else (program.batch_hint,)
+        references = [_reference(proto, source, example, batch_size) for batch_size in batches]
+    return finish(proto, opset), references
+
+
+def finish(model: onnx.ModelProto, opset: int | None = None) -> onnx.ModelProto:
+    """Tidy, fold norms, bring to ``opset`` and check the structure: what every model gets, ours or not.
+
+    Works in place unless the opset changes; None leaves the opset.
+    """
     model = fold_norm(clean(model))
-    if protos.opset(model) != opset:
+    if opset is not None and protos.opset(model) != opset:
         try:
             model = clean(onnx.version_converter.convert_version(model, opset))
         except (RuntimeError, onnx.version_converter.ConvertError) as error:
-            raise GraphError(f"the graph cannot be brought to opset {opset} ({error})") from error
+            raise GraphError(
+                f"the graph cannot be brought to opset {opset} ({_first_line(error)})",
+                "choose another --opset",
+            ) from error
     model.producer_name, model.producer_version = "sslcli", ""
     check.check_structure(model)
     return model
+
+
+def set_record(model: onnx.ModelProto, record: SupportsJson | None) -> None:
+    """Store a record in the model; None leaves what it has."""
+    if record is None:
+        return
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**kept, RECORD_KEY: record.to_json()})
 
 
 def _on_cpu(
@@ -148,39 +176,20 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _trace(model: nn.Module, example: tuple[torch.Tensor, ...]) -> ExportedProgram:
-    wide = tuple(torch.cat([tensor, tensor]) if tensor.shape[:1] == (1,) else tensor for tensor in example)
-    batch = Dim(BATCH)
+def _translate(program: Program) -> onnx.ModelProto:
     try:
         with _quiet():
-            shapes = tuple({0: batch} if tensor.ndim else None for tensor in wide)
-            return torch.export.export(
-                model, wide, dynamic_shapes={"args": shapes} if _variadic(model) else shapes
+            written = torch.onnx.export(
+                program.exported, (), dynamo=True, verbose=False, opset_version=_EXPORTER_OPSET
             )
-    except Exception as error:  # torch.export raises whatever the traced code raises
-        raise GraphError(
-            f"{type(model).__name__} cannot be traced for ONNX ({_first_line(error)})",
-            "give an example input that the model accepts, with the batch on axis 0",
-        ) from error
-
-
-def _variadic(model: nn.Module) -> bool:
-    code = getattr(type(model).forward, "__code__", None)
-    return code is not None and bool(code.co_flags & 0x04) and code.co_argcount == 1
-
-
-def _translate(exported: ExportedProgram, opset: int) -> onnx.ModelProto:
-    try:
-        with _quiet():
-            program = torch.onnx.export(exported, (), dynamo=True, verbose=False, opset_version=opset)
     except Exception as error:  # the exporter wraps errors of every kind
         raise GraphError(
             f"the graph has no ONNX form ({_first_line(error.__cause__ or error)})",
-            "name the operator in an issue, or replace it in the model",
+            "replace that operator in the model",
         ) from error
-    if program is None:
+    if written is None:
         raise GraphError("the ONNX exporter gave nothing back")
-    proto: onnx.ModelProto = program.model_proto
+    proto: onnx.ModelProto = written.model_proto
     return proto
 
 
@@ -189,7 +198,7 @@ def _first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _name_ends(model: onnx.ModelProto, exported: ExportedProgram) -> None:
+def _name_ends(model: onnx.ModelProto) -> None:
     """Name inputs, outputs and the batch axis; drop the shapes in between, which hold torch's symbols."""
     graph = model.graph
     del graph.value_info[:]
@@ -218,20 +227,15 @@ def _rename_ends(graph: onnx.GraphProto, old: list[str], new: list[str]) -> None
             taken = protos.names(graph)
 
 
-def _compare(
+def _reference(
     proto: onnx.ModelProto, model: nn.Module, example: tuple[torch.Tensor, ...], batch_size: int
-) -> None:
+) -> Reference:
     inputs = [_fresh_like(tensor, batch_size, seed) for seed, tensor in enumerate(example)]
-    expected = _flatten(model(*inputs))
     names = [value.name for value in check.graph_inputs(proto.graph)]
     feeds = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
-    got = check.run(proto, feeds)
-    check.require_equal(
-        [tensor.numpy() for tensor in expected],
-        got,
-        check.TOLERANCE["fp32"],
-        f"ONNX output of {type(model).__name__} at batch {batch_size}",
-    )
+    # Clones: a module may write to its input.
+    expected = _flatten(model(*(tensor.clone() for tensor in inputs)))
+    return Reference(feeds, [tensor.numpy() for tensor in expected])
 
 
 def _fresh_like(example: torch.Tensor, batch_size: int, seed: int) -> torch.Tensor:

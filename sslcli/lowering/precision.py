@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import onnx
 
-DType = Literal["fp32", "fp16", "bf16"]
+from sslcli.options.export import DType
 
 
 def convert(model: onnx.ModelProto, dtype: DType) -> onnx.ModelProto:
