@@ -45,7 +45,7 @@ def whole_rows(
         _entrant(model, label, macs(graph, graph.nodes))
         for model, label, graph in zip(bound, labels, graphs, strict=True)
     ]
-    rows = time_entrants(entrants, settings, layer=None, op_type=None)
+    rows = time_entrants(entrants, settings)
     if settings.provider == "cuda" and settings.tf32:
         bound = [bind(model, replace(settings, tf32=False)) for model in models]
     for model in bound:
@@ -69,19 +69,25 @@ def layer_rows(
         if layer is not None
     ]
     entrants = [_entrant(bind(layer.model, alone), label, layer.macs) for label, layer, _ in found]
-    if unstructured:
-        geometry = conv_geometry(graphs[0], pair.base.nodes[0])
-        for label, layer, graph in found[1:]:
-            if geometry is not None:
-                entrants.extend(_csr_entrants(label, layer, graph, geometry, settings))
+    geometry = conv_geometry(graphs[0], pair.base.nodes[0]) if unstructured else None
+    if geometry is None or len(found) == 1:
+        return time_entrants(entrants, settings, pair.base)
+    # Apart, since CSR takes long and its OpenMP workers spin on; the base is timed with both.
+    half = replace(settings, budget_s=settings.budget_s / 2)
+    rows = time_entrants(entrants, half, pair.base)
+    csr = [
+        entrant
+        for label, layer, graph in found[1:]
+        for entrant in _csr_entrants(label, layer, graph, geometry, settings)
+    ]
     with torch_threads(settings.threads):
-        return time_entrants(entrants, settings, layer=pair.base.name, op_type=pair.base.op_type)
+        return rows + time_entrants([entrants[0], *csr], half, pair.base)[1:]
 
 
 def time_entrants(
-    entrants: Sequence[Entrant], settings: RunSettings, *, layer: str | None, op_type: str | None
+    entrants: Sequence[Entrant], settings: RunSettings, layer: Layer | None = None
 ) -> list[Row]:
-    """Time entrants in turn; the first is the base of the ratios."""
+    """Time entrants in turn, the first of them the base of the ratios; ``layer`` None: whole models."""
     taken = interleave([entrant.subject for entrant in entrants], settings)
     base = entrants[0]
     return [
@@ -89,8 +95,8 @@ def time_entrants(
             provider=settings.provider,
             threads=settings.threads,
             batch_size=settings.batch_size or 1,
-            layer=layer,
-            op_type=op_type,
+            layer=layer.name if layer else None,
+            op_type=layer.op_type if layer else None,
             subject=entrant.label,
             kind=entrant.kind,
             macs=entrant.macs,
