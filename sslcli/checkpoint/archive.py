@@ -91,6 +91,8 @@ def _check(infos: list[zipfile.ZipInfo], size: int, archive: Archive) -> dict[st
     where = archive.where
     if not 0 < len(infos) <= _MAX_ENTRIES:
         raise archive.broken(f"{len(infos)} entries")
+    if min(info.header_offset for info in infos):
+        raise archive.broken("its beginning or its end is missing")  # what is left may hold a smaller archive
     root = infos[0].filename.partition("/")[0]
     entries: dict[str, zipfile.ZipInfo] = {}
     for info in infos:

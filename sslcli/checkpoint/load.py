@@ -74,6 +74,10 @@ def load(
     if str(source).startswith(FRESH):
         return _fresh(str(source).removeprefix(FRESH), typed, shape, seed)
     path = Path(source)
+    if not path.exists() and (
+        path.name in models.ARCHITECTURES or str(source).startswith(("torchvision:", "timm:"))
+    ):
+        raise ModelError(f"the saved model {source} does not exist", f"write {FRESH}{source} for a fresh one")
     match sniff(path):
         case "pt2":
             return _from_pt2(path, arch, typed, shape)

@@ -33,9 +33,9 @@ DTYPES: dict[int, torch.dtype] = {int(code): dtype for code, dtype in _SERIALIZE
 
 _SOURCE = "do not use this file unless you know who made it"
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}", re.ASCII)
-_DOTTED = re.compile(r"[A-Za-z0-9_]{1,255}(?:\.[A-Za-z0-9_]{1,255}){0,60}", re.ASCII)
+_DOTTED = re.compile(r"[A-Za-z0-9_-]{1,255}(?:\.[A-Za-z0-9_-]{1,255}){0,60}", re.ASCII)
 _PLAIN_TEXT = re.compile(r"[A-Za-z0-9_ ,.:>+*/()-]{0,200}", re.ASCII)  # "zeros", "floor", "bij,bjk->bik"
-_MODULE_STACK = re.compile(r"[A-Za-z0-9_ ,.;@\[\]()]{0,20000}", re.ASCII)
+_MODULE_STACK = re.compile(r"[A-Za-z0-9_ ,.;@\[\]()-]{0,20000}", re.ASCII)
 _FLOAT_WORDS = ("Infinity", "-Infinity", "NaN")
 _MAX_DIMENSION = 1 << 40
 _MAX_ELEMENTS = 1 << 33  # of one value at the recorded sizes: 34 GB in float32, above any batch of 2
@@ -57,9 +57,7 @@ def parse_json(content: bytes, where: str) -> Any:
     try:
         return json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ModelError(
-            f"{where} is not readable ({type(error).__name__})", "it may be cut short"
-        ) from error
+        raise ModelError(f"{where} is not JSON ({type(error).__name__})", "it may be cut short") from error
 
 
 class Schema:

@@ -148,7 +148,7 @@ def vet(archive: Archive) -> Pt2:
 def _check_format(archive: Archive, names: set[str]) -> None:
     where = archive.where
     if "archive_format" not in names or archive.read("archive_format", 16) != b"pt2":
-        raise ModelError(f"{where} is an exported program of a format before torch 2.8", "export it again")
+        raise ModelError(f"{where} is no archive of torch.export of torch 2.8 or later", "export it again")
     if any(name.startswith("data/aotinductor/") for name in names):
         raise ModelError(f"{where} holds compiled code", "export the model with torch.export.save")
     if f"{_WEIGHTS}model.pt" in names or f"{_CONSTANTS}model.pt" in names:

@@ -61,15 +61,30 @@ def _head(path: Path) -> bytes:
 
 def _zip_kind(path: Path) -> FileKind:
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        names = _entries(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise ModelError(
             f"{path} is a broken archive ({error})", "it may be cut short; copy it again"
         ) from error
     ends = {name.partition("/")[2] for name in names}
-    if "archive_format" in ends or "serialized_exported_program.json" in names:
+    if "archive_format" in ends:
         return "pt2"
+    if "constants.pkl" in ends and any(name.startswith("code/") for name in ends):
+        raise ModelError(
+            f"{path} is a TorchScript archive, which is code",
+            "save the module's state_dict() and give --arch",
+        )
     if "data.pkl" in ends:
         return "pickle"
+    if "serialized_exported_program.json" in names:
+        raise ModelError(f"{path} is an exported program of torch before 2.8", "export it again")
     raise ModelError(f"{path} is an archive that holds no model", f"give a {KNOWN} file")
+
+
+def _entries(path: Path) -> list[str]:
+    with zipfile.ZipFile(path) as archive:
+        infos = archive.infolist()
+    if not infos or min(info.header_offset for info in infos):
+        # What is left of a cut archive may hold a whole smaller one.
+        raise zipfile.BadZipFile("its beginning or its end is missing")
+    return [info.filename for info in infos]
