@@ -46,6 +46,20 @@ def head_units(structure: Structure) -> list[list[Tensor]]:
                 for array in link.arrays:
                     if root in rows:
                         rows[root].append(array[place])
-        if len(distinct) > 1:
-            found.append([torch.unique(torch.cat(rows[root])) for root in distinct])
+        heads = _joined([torch.unique(torch.cat(rows[root])) for root in distinct])
+        if len(heads) > 1:
+            found.append(heads)
     return found
+
+
+def _joined(heads: list[Tensor]) -> list[Tensor]:
+    """Heads that share units are one: the batch was folded into the heads' axis."""
+    result: list[Tensor] = []
+    for units in heads:
+        for position, other in enumerate(result):
+            if bool(torch.isin(units, other).any()):
+                result[position] = torch.unique(torch.cat([units, other]))
+                break
+        else:
+            result.append(units)
+    return result

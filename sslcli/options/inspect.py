@@ -1,4 +1,4 @@
-"""Options of ``inspect`` and ``evaluate``."""
+"""Options of inspect and evaluate."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sslcli.options.common import Options
 
 
 class InspectOptions(Options):
-    """What is shown of a model."""
+    """What inspect shows."""
 
-    layers: str = Field("*", description="Glob of the layers shown.")
+    groups: bool = Field(False, description="List the group sets of every structure.")
 
 
 class EvaluateOptions(Options):
-    """What a model is measured on."""
+    """What evaluate measures."""
 
-    split: Literal["test", "validation", "train"] = Field("test", description="Split that is measured.")
+    split: Literal["test", "validation", "train"] = Field("test", description="Which part of the data.")

@@ -1,4 +1,4 @@
-"""Options of ``prune``."""
+"""Options of prune."""
 
 from __future__ import annotations
 
@@ -6,19 +6,40 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sslcli.options.common import Options
+from sslcli.options.common import Options, Positive
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
+StructureName = Literal["filter", "channel", "shape", "filter2d", "depth", "head", "hidden"]
 
 
 class PruneOptions(Options):
-    """Which groups go."""
+    """What is removed: zero groups, groups under a threshold, or the least important ones down to a target."""
 
-    threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+    threshold: Annotated[float, Field(ge=0)] | None = Field(
         None,
-        description="Remove groups whose norm over the square root of their size is at most this; "
-        "default: 0, the groups that are zero.",
+        description="Remove groups whose root mean square is at most this; default 0 (the zero groups) "
+        "without a target.",
+    )
+    structures: tuple[StructureName, ...] = Field(
+        ("filter", "channel", "shape", "filter2d", "depth", "head"),
+        description="Structures that a threshold above 0 speaks of.",
     )
     target: dict[Literal["macs", "params"], Fraction] = Field(
-        default_factory=dict, description="What may be left, as fractions of the original; repeats."
+        default_factory=dict,
+        description="What may be left, as a fraction of the original, such as macs=0.5; repeats.",
+    )
+    importance: Literal["magnitude", "taylor"] = Field(
+        "magnitude",
+        description="How a target chooses: norms of weights, or first-order loss changes (needs data).",
+    )
+    keep: tuple[str, ...] = Field((), description="Glob of layers that lose no filter; repeats.")
+    limit: dict[str, Fraction] = Field(
+        default_factory=dict,
+        description="GLOB=FRACTION: at most this fraction of a layer's filters goes; repeats.",
+    )
+    min_width: Positive = Field(1, description="Filters that every layer keeps at least, for a target.")
+    align: Positive = Field(1, description="Round the filters that are left up to a multiple, for a target.")
+    fold: bool = Field(True, description="Let the next bias take up the constants of removed channels.")
+    recalibrate: Annotated[int, Field(ge=0)] = Field(
+        0, description="Batches of training data that the batch norms' statistics are computed anew from."
     )

@@ -1,0 +1,238 @@
+"""Prune a network: choose what goes, set it to zero, remove what is dead, prove the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sslcli.errors import TargetError, UsageError
+from sslcli.graph.groups import find_groups, matches
+from sslcli.graph.module import TracedModule
+from sslcli.graph.normalise import normalise
+from sslcli.graph.program import Program
+from sslcli.graph.slots import Structure, analyse
+from sslcli.graph.trace import trace
+from sslcli.plan import Plan
+from sslcli.plan.probe import make_probe
+from sslcli.surgery.choose import Limits, choose
+from sslcli.surgery.cut import count, cut
+from sslcli.surgery.measure import Layer, group_norms, layers, packed_macs
+from sslcli.surgery.shrink import Shrunk, shrink
+from sslcli.surgery.verify import agreement
+from sslcli.surgery.zero import Zeroing
+
+DEFAULT_STRUCTURES = ("filter", "channel", "shape", "filter2d", "depth", "head")
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer before and after: weight shapes (None: gone), MACs of a sample, and why the rest stayed."""
+
+    name: str
+    kind: str
+    before: tuple[int, ...]
+    after: tuple[int, ...] | None
+    columns: tuple[int, int]
+    macs_before: int
+    macs_after: int
+    macs_packed: int
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """Counts before and after. MACs are of one sample; errors are the worst over the inputs tried."""
+
+    macs_before: int
+    macs_after: int
+    macs_packed: int
+    params_before: int
+    params_after: int
+    max_abs_error: float
+    max_rel_error: float
+    layers: tuple[LayerReport, ...]
+    unknown: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """The smaller network, what was kept, and the figures."""
+
+    model: nn.Module
+    plan: Plan
+    report: PruneReport
+    example: Any
+
+
+def prune(
+    model: nn.Module,
+    example: Any,
+    *,
+    threshold: float | None = None,
+    target: Mapping[str, float] | None = None,
+    structures: Sequence[str] = DEFAULT_STRUCTURES,
+    keep: Sequence[str] = (),
+    limit: Mapping[str, float] | None = None,
+    min_width: int = 1,
+    align: int = 1,
+    scores: Mapping[str, Tensor] | None = None,
+    fold: bool = True,
+) -> PruneResult:
+    """Remove groups from a network.
+
+    With ``threshold=0.0`` (the default without a target) only what is exactly zero goes, and the result computes
+    what the given model computes. Otherwise groups are chosen, set to zero, and then removed in the same way;
+    ``plan.zeroed`` and ``plan.zeroed_blocks`` name them.
+
+    Args:
+        model: any module; it is left as it was.
+        example: its positional inputs (a tuple, or one tensor), batch first.
+        threshold: groups with ||w_g|| / sqrt(|g|) <= threshold go.
+        target: fractions of ``macs`` and ``params`` that may be left.
+        structures: what a threshold above 0 speaks of.
+        keep: globs of layers that lose no filter.
+        limit: glob -> the largest fraction of a layer's filters that a target may take.
+        min_width: filters that every layer keeps, under a target.
+        align: filters that are left are rounded up to a multiple, under a target.
+        scores: importance of every element of a parameter by name, for a target; default: its square.
+        fold: let later biases take up the constants of removed channels.
+
+    Raises:
+        GraphError: nothing would be left, or the network cannot be traced.
+        TargetError: the target cannot be reached.
+        VerificationError: the result computes something else than the masked original.
+    """
+    if threshold is not None and threshold < 0:
+        raise UsageError(f"the threshold is {threshold}", "give 0 or more")
+    unknown = set(target or {}) - {"macs", "params"}
+    if unknown:
+        raise UsageError(f"prune has no target '{sorted(unknown)[0]}'", "give macs or params")
+    program = normalise(trace(model, example))
+    structure = analyse(program)
+    _check_globs(structure, [*keep, *(limit or {})])
+    zeroing = Zeroing.of(program.weights())
+    if threshold:
+        _under(structure, zeroing, threshold, structures, keep)
+    if target:
+        limits = Limits(tuple(keep), dict(limit or {}), min_width, align)
+        choose(structure, zeroing, target, limits, scores)
+    found = cut(structure, zeroing.weights, fold=fold)
+    shrunk = shrink(found)
+    small = analyse(shrunk.program)
+    _check_target(structure, small, target)
+    proof = agreement(program, zeroing.weights, shrunk.program, shrunk.program.weights())
+    result = TracedModule(shrunk.program)
+    result.train(model.training)
+    plan = _plan(program, zeroing, shrunk, result)
+    report = _report(structure, zeroing.weights, small, shrunk, proof.max_abs_error, proof.max_rel_error)
+    inputs = shrunk.program.example
+    return PruneResult(result, plan, report, inputs[0] if inputs else example)
+
+
+def _check_globs(structure: Structure, globs: Sequence[str]) -> None:
+    names = [layer.name for layer in layers(structure)]
+    for glob in globs:
+        if not any(matches(name, glob) for name in names):
+            raise UsageError(f"the glob '{glob}' matches no layer", f"layers are {', '.join(names[:8])}, ...")
+
+
+def _under(
+    structure: Structure, zeroing: Zeroing, threshold: float, structures: Sequence[str], keep: Sequence[str]
+) -> None:
+    weights = dict(zeroing.weights)
+    for kind in structures:
+        for found in find_groups(structure, kind):
+            if any(matches(found.label, glob) for glob in keep):
+                continue
+            size = group_norms(found, weights) / found.sizes.double().sqrt()
+            chosen = (size <= threshold) & (size > 0)
+            if bool(chosen.any()):
+                zeroing.groups(found, chosen)
+
+
+def _check_target(structure: Structure, small: Structure, target: Mapping[str, float] | None) -> None:
+    if not target:
+        return
+    before, after = count(None, structure), count(None, small)
+    for name, fraction in target.items():
+        left = getattr(after, name) / max(getattr(before, name), 1)
+        if left > fraction + 1e-9:
+            raise TargetError(
+                f"the target {name}={fraction:g} cannot be reached; {left:.3f} would be left",
+                "raise the target, or let go of --keep, --limit, --min-width",
+            )
+
+
+def _plan(program: Program, zeroing: Zeroing, shrunk: Shrunk, result: nn.Module) -> Plan:
+    weights = program.weights()
+    own = {name for name in shrunk.kept if name in weights}
+    args, kwargs = program.example or ((), {})
+    plain = not kwargs and all(isinstance(x, Tensor) for x in args)
+    return Plan(
+        kept={name: axes for name, axes in shrunk.kept.items() if name in own},
+        zeroed=zeroing.as_lists(),
+        zeroed_blocks=zeroing.blocks,
+        shapes={name: list(weights[name].shape) for name in own},
+        added={name: list(shape) for name, shape in shrunk.added.items()},
+        probe=make_probe(result, args) if plain else None,
+    )
+
+
+def _report(
+    structure: Structure,
+    weights: Mapping[str, Tensor],
+    small: Structure,
+    shrunk: Shrunk,
+    max_abs_error: float,
+    max_rel_error: float,
+) -> PruneReport:
+    before, after = count(None, structure), count(None, small)
+    left = {layer.weight: layer for layer in layers(small)}
+    rows = [_layer_report(layer, left.get(layer.weight)) for layer in layers(structure, weights)]
+    from sslcli.graph.ops import where
+
+    return PruneReport(
+        macs_before=before.macs,
+        macs_after=after.macs,
+        macs_packed=packed_macs(small),
+        params_before=before.params,
+        params_after=after.params,
+        max_abs_error=max_abs_error,
+        max_rel_error=max_rel_error,
+        layers=tuple(rows),
+        unknown=tuple(dict.fromkeys(where(node) for node in structure.unknown if node.all_input_nodes)),
+        notes=structure.program.notes,
+    )
+
+
+def _layer_report(before: Layer, after: Layer | None) -> LayerReport:
+    return LayerReport(
+        name=before.name,
+        kind=before.kind,
+        before=before.shape,
+        after=None if after is None else after.shape,
+        columns=(after.columns[0] if after else 0, before.columns[1]),
+        macs_before=before.macs,
+        macs_after=0 if after is None else after.macs,
+        macs_packed=0 if after is None else after.macs_packed,
+        reasons=before.reasons,
+    )
+
+
+def watcher(structure: Structure) -> Callable[[Mapping[str, Tensor]], dict[str, float]]:
+    """A function from weights to the fractions of MACs and parameters that pruning now would leave."""
+    from sslcli.surgery.measure import remaining
+
+    whole = count(None, structure)
+
+    @torch.no_grad()
+    def watch(parameters: Mapping[str, Tensor]) -> dict[str, float]:
+        left = remaining(structure, parameters)
+        return {"macs": left.macs / max(whole.macs, 1), "params": left.params / max(whole.params, 1)}
+
+    return watch
