@@ -6,14 +6,17 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 from sslcli.errors import InputError
-from sslcli.graph.groups import GroupSet, find_groups
+from sslcli.graph.groups import GroupSet, find_groups, matches
 from sslcli.graph.slots import Structure
 from sslcli.options.training import StructureOptions
 from sslcli.sparsity.penalty import WeightedSet
 
 
 def weighted_sets(
-    structure: Structure, structures: Sequence[StructureOptions], size_weights: bool = True
+    structure: Structure,
+    structures: Sequence[StructureOptions],
+    size_weights: bool = True,
+    depth_unit: str = "block",
 ) -> list[WeightedSet]:
     """The weighted sets that ``structures`` mean on a network.
 
@@ -22,29 +25,31 @@ def weighted_sets(
     Raises:
         InputError: an entry matches nothing; the hint has the nearest names.
     """
-    chosen: dict[tuple[str, str], WeightedSet] = {}
-    for entry in structures:
-        for group_set in matching(structure, entry.name, entry.match):
-            key = (group_set.structure, group_set.label)
-            chosen[key] = WeightedSet(group_set, entry.strength, size_weights)
-    return list(chosen.values())
+    kinds = dict.fromkeys(entry.name for entry in structures)
+    weighted = []
+    for kind in kinds:
+        found = find_groups(structure, kind, depth_unit=depth_unit)
+        strengths: dict[int, float] = {}
+        for entry in structures:
+            if entry.name == kind:
+                strengths |= dict.fromkeys(_matching(found, kind, entry.match), entry.strength)
+        weighted += [
+            WeightedSet(found[number], strengths[number], size_weights) for number in sorted(strengths)
+        ]
+    return weighted
 
 
-def matching(structure: Structure, kind: str, glob: str) -> list[GroupSet]:
-    """The group sets of one kind that a glob matches.
-
-    Raises:
-        InputError: there is none; the hint has the nearest names.
-    """
-    found = find_groups(structure, kind, glob)
-    if found:
-        return found
-    labels = [group_set.label for group_set in find_groups(structure, kind)]
-    if not labels:
+def _matching(found: Sequence[GroupSet], kind: str, glob: str) -> list[int]:
+    """Positions of the sets that a glob matches; InputError where there is none."""
+    chosen = [number for number, group_set in enumerate(found) if matches(group_set.label, glob)]
+    if chosen:
+        return chosen
+    if not found:
         raise InputError(
             f"the network has no layer with {kind} groups", "see `sslcli inspect` for what it has"
         )
-    close = difflib.get_close_matches(glob.strip("*"), labels, n=3, cutoff=0.4) or labels[:6]
+    layers = list(dict.fromkeys(layer for group_set in found for layer in group_set.label.split("+")))
+    close = difflib.get_close_matches(glob.strip("*"), layers, n=3, cutoff=0.4) or layers[:6]
     raise InputError(
         f"the glob '{glob}' matches no layer with {kind} groups", f"layers are {', '.join(close)}"
     )
@@ -53,7 +58,8 @@ def matching(structure: Structure, kind: str, glob: str) -> list[GroupSet]:
 def recorded_sets(structure: Structure, zero_groups: Mapping[str, Mapping[str, int]]) -> list[GroupSet]:
     """The sets of every structure that a record names zero groups of."""
     kinds = [kind for kind, layers in zero_groups.items() if any(layers.values())]
-    return [group_set for kind in kinds for group_set in find_groups(structure, kind)]
+    # a branch is zero where each of its convolutions is
+    return [group_set for kind in kinds for group_set in find_groups(structure, kind, depth_unit="conv")]
 
 
 def zero_counts(sets: Iterable[GroupSet], zeros: Iterable[int]) -> dict[str, dict[str, int]]:
@@ -61,5 +67,6 @@ def zero_counts(sets: Iterable[GroupSet], zeros: Iterable[int]) -> dict[str, dic
     counts: dict[str, dict[str, int]] = {}
     for group_set, number in zip(sets, zeros, strict=True):
         if number:
-            counts.setdefault(group_set.structure, {})[group_set.label] = number
+            layers = counts.setdefault(group_set.structure, {})
+            layers[group_set.label] = layers.get(group_set.label, 0) + number
     return counts

@@ -136,7 +136,7 @@ def regularize(
     """
     options = _with_structures(options or RegularizeOptions.model_validate({}), structures)
     structure = _structure(model, example)
-    penalties = weighted_sets(structure, options.structures, options.size_weights)
+    penalties = weighted_sets(structure, options.structures, options.size_weights, options.depth_unit)
     held = recorded_sets(structure, zeros or {}) if options.freeze_zeros else []
     trained = _copy(model, device)
     result = fit(
