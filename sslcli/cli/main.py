@@ -29,6 +29,7 @@ COMMANDS = {
     "inspect": ("sslcli.cli.inspect:command", "Show layers, groups and MACs, and why a layer stays whole."),
     "evaluate": ("sslcli.cli.evaluate:command", "Measure accuracy and loss on a data set."),
     "run": ("sslcli.cli.run:command", "Run a recipe; unchanged steps are not run again."),
+    "report": ("sslcli.cli.report:command", "Write one HTML page about one or several runs."),
     "recipe": ("sslcli.cli.recipe:command", "Write, check and explain recipes."),
     "apply-plan": ("sslcli.cli.apply_plan:command", "Make the small model as the user's own class."),
     "doctor": ("sslcli.cli.doctor:command", "Say what is installed, what is missing, how to get it."),

@@ -12,6 +12,7 @@ from rich.tree import Tree
 from sslcli.pipeline import results
 from sslcli.report import bench_tables, run_tables
 from sslcli.report.numbers import count, duration, metric, per_cent, size
+from sslcli.report.runs import ReportResult
 from sslcli.report.tables import change_cell, layer_table, new_table
 
 
@@ -141,6 +142,10 @@ def _recipe_text(console: Console, result: results.RecipeText) -> None:
     console.print(Text(result.text), soft_wrap=True)
 
 
+def _report(console: Console, result: ReportResult) -> None:
+    _file(console, f"report on {', '.join(result.runs)}", result.output)
+
+
 _CAPITALS = {"macs": "MACs", "params": "parameters"}
 
 _PRINTERS: dict[type, Callable[[Console, Any], None]] = {
@@ -155,6 +160,7 @@ _PRINTERS: dict[type, Callable[[Console, Any], None]] = {
     results.RunResult: run_tables.print_run,
     results.Diagnosis: _diagnosis,
     results.RecipeText: _recipe_text,
+    ReportResult: _report,
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from sslcli.errors import SslcliError
 from sslcli.pipeline import results
+from sslcli.report.runs import ReportResult
 
 # Result -> its schema, but for a command's own name, which ``train`` and ``regularize`` carry themselves.
 SCHEMAS = {
@@ -24,6 +25,7 @@ SCHEMAS = {
     results.RunResult: "sslcli/run/1",
     results.Diagnosis: "sslcli/doctor/1",
     results.RecipeText: "sslcli/recipe/1",
+    ReportResult: "sslcli/report/1",
 }
 
 

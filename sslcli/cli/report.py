@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sslcli.cli.command import Common, plain_command
+
+_FOLDERS = click.Argument(
+    ["folders"], nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path)
+)
+
+
+@plain_command("report", output="required", arguments=[_FOLDERS])
+def command(folders: tuple[Path, ...], common: Common) -> object:
+    """Write one self-contained HTML page about the runs in DIR... (folders that `sslcli run` made).
+
+    Needs no network to be read; pictures need the extra sslcli[report].
+    """
+    from sslcli.report.html import write_report
+    from sslcli.report.runs import ReportResult, read_run
+
+    if common.output is None or common.dry_run:
+        return ReportResult(str(common.output), [read_run(folder).name for folder in folders])
+    return write_report(folders, common.output)

@@ -1,0 +1,191 @@
+"""The figures of the page. Matplotlib is imported here alone, and never through pyplot's global state."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sslcli.report.svg import FAINT, INK, SERIES, drawing, to_svg
+
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Pixels = np.ndarray[Any, np.dtype[np.float64]]
+
+WIDTH_IN = 5.2
+LARGEST_MAP = 1200
+LIVE = (46, 120, 190, 255)
+ZERO = (128, 128, 128, 45)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart: a name and its points."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+def curves(name: str, lines: Sequence[Curve], *, x: str, y: str, alt: str, logarithmic: bool = False) -> str:
+    """A chart of lines."""
+    with drawing(WIDTH_IN, 2.6) as figure:
+        axes = figure.subplots()
+        for line, colour in zip(lines, SERIES, strict=False):
+            marker = "o" if len(line.x) < 3 else ""
+            axes.plot(
+                line.x, line.y, color=colour, label=line.name, linewidth=1.6, marker=marker, markersize=4
+            )
+        axes.set(xlabel=x, ylabel=y)
+        axes.locator_params(axis="x", integer=True)
+        if logarithmic and all(value > 0 for line in lines for value in line.y):
+            axes.set_yscale("log")
+            _plain_ticks(axes)
+        if len(lines) > 1:
+            axes.legend(loc="best")
+        return to_svg(figure, name, alt)
+
+
+def scatter(name: str, groups: Mapping[str, Sequence[tuple[float, float, str]]], *, alt: str) -> str:
+    """Accuracy (per cent) over MACs (per cent of the first model): points (x, y, label) by run."""
+    with drawing(WIDTH_IN, 3.0) as figure:
+        axes = figure.subplots()
+        for (run, points), colour in zip(groups.items(), _cycle(len(groups)), strict=True):
+            ordered = sorted(points)
+            axes.plot(
+                [point[0] for point in ordered], [point[1] for point in ordered],
+                color=colour, label=run, linewidth=1, marker="o", markersize=5,
+            )  # fmt: skip
+            for along, up, label in ordered:
+                axes.annotate(label, (along, up), xytext=(4, 5), textcoords="offset points", fontsize=8)
+        axes.set(xlabel="MACs left, % of the first model", ylabel="test accuracy, %")
+        axes.margins(x=0.15, y=0.2)
+        if len(groups) > 1:
+            axes.legend(loc="lower right")
+        return to_svg(figure, name, alt)
+
+
+def left_bars(name: str, layers: Sequence[tuple[str, float, float]], *, alt: str) -> str:
+    """Per layer, its MACs and those that are left, both in per cent of the whole network."""
+    with drawing(WIDTH_IN, _height(len(layers))) as figure:
+        axes = figure.subplots()
+        places = np.arange(len(layers))
+        axes.barh(
+            places, [before for _, before, _ in layers], color=FAINT, height=0.72, label="before", alpha=0.45
+        )
+        axes.barh(places, [after for _, _, after in layers], color=SERIES[0], height=0.4, label="left")
+        _rows(axes, [layer for layer, _, _ in layers])
+        axes.set_xlabel("% of the network's MACs")
+        axes.legend(loc="best")
+        return to_svg(figure, name, alt)
+
+
+def speedup_bars(
+    name: str, layers: Sequence[tuple[str, float, float, float, float | None]], *, alt: str
+) -> str:
+    """Per layer, the speedup with its interval, and a mark at what the arithmetic would give.
+
+    Args:
+        name: prefix of ids.
+        layers: (layer, speedup, low, high, limit).
+        alt: what the chart shows.
+    """
+    with drawing(WIDTH_IN, _height(len(layers))) as figure:
+        axes = figure.subplots()
+        for place, (_, value, low, high, limit) in enumerate(layers):
+            colour = SERIES[2] if low > 1 else SERIES[1] if high < 1 else FAINT
+            axes.barh(place, value, color=colour, height=0.6, alpha=0.85)
+            axes.plot([low, high], [place, place], color=INK, linewidth=1.2)
+            if limit is not None:
+                axes.plot([limit], [place], marker="|", markersize=13, markeredgewidth=2, color=SERIES[3])
+        axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")
+        _rows(axes, [layer[0] for layer in layers])
+        axes.set_xlabel("times faster than dense (thin line: 95 % interval; mark: arithmetic limit)")
+        axes.set_xlim(left=0)
+        return to_svg(figure, name, alt)
+
+
+def gemm_map(name: str, live: Mask, *, alt: str) -> str:
+    """A convolution as the matrix that is multiplied: rows are filters, columns are (c, kh, kw)."""
+    rows, columns = live.shape
+    height = min(3.2, max(1.2, 0.5 + 4.4 * rows / max(columns, 1)))
+    with drawing(WIDTH_IN, height) as figure:
+        axes = figure.subplots()
+        axes.imshow(
+            _coloured(_thinned(live)), extent=(0, columns, rows, 0), aspect="auto", interpolation="none"
+        )
+        axes.grid(visible=False)
+        axes.locator_params(axis="y", nbins=3, integer=True)
+        axes.locator_params(axis="x", integer=True)
+        axes.set(xlabel=f"{columns} columns (channel, kernel row, kernel column)", ylabel=f"{rows} filters")
+        return to_svg(figure, name, alt)
+
+
+def shape_map(name: str, live: Mask, *, alt: str) -> str:
+    """The learned filter shape: per input channel, which taps of the kernel are left.
+
+    Args:
+        name: prefix of ids.
+        live: (C, kernel rows, kernel columns).
+        alt: what the picture shows.
+    """
+    channels, height, width = live.shape
+    across = min(channels, max(1, int(np.ceil(np.sqrt(channels * 3)))))
+    down = -(-channels // across)
+    sheet = np.full((down * (height + 1) - 1, across * (width + 1) - 1), np.nan)
+    for channel in range(channels):
+        top, left = channel // across * (height + 1), channel % across * (width + 1)
+        sheet[top : top + height, left : left + width] = live[channel]
+    size = min(WIDTH_IN, max(1.0, 0.09 * sheet.shape[1]))
+    with drawing(size, size * sheet.shape[0] / sheet.shape[1]) as figure:
+        axes = figure.subplots()
+        axes.imshow(_coloured(sheet), interpolation="none")
+        axes.axis("off")
+        return to_svg(figure, name, alt)
+
+
+def _coloured(shares: Pixels) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Blue where all is left, a grey that suits light and dark pages where nothing is; NaN is nothing."""
+    share = np.nan_to_num(shares)[..., None]
+    colours = share * np.array(LIVE) + (1 - share) * np.array(ZERO)
+    colours[np.isnan(shares)] = 0
+    return np.asarray(colours.round(), dtype=np.uint8)
+
+
+def _thinned(
+    live: Mask,
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """The map with at most LARGEST_MAP pixels a side; a pixel is then the share that is left."""
+    pixels: Pixels = live.astype(np.float64)
+    for axis in (0, 1):
+        size = pixels.shape[axis]
+        if size > LARGEST_MAP:
+            starts = np.linspace(0, size, LARGEST_MAP, endpoint=False).astype(int)
+            ends = np.append(starts[1:], size)
+            shape = (-1, 1) if axis == 0 else (1, -1)
+            pixels = np.add.reduceat(pixels, starts, axis=axis) / (ends - starts).reshape(shape)
+    return pixels
+
+
+def _plain_ticks(axes: Any) -> None:
+    """Powers of ten are written with mathematical markup by default, which the page does not typeset."""
+    ticker = importlib.import_module("matplotlib.ticker")
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
+
+
+def _rows(axes: Any, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+
+
+def _height(rows: int) -> float:
+    return 0.9 + 0.27 * rows
+
+
+def _cycle(count: int) -> list[str]:
+    return [SERIES[number % len(SERIES)] for number in range(count)]

@@ -1,0 +1,111 @@
+"""What a run left in its folder, read back for its page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sslcli.errors import InputError
+
+RUN_SCHEMA = "sslcli/run/1"
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """``report``: the page, and the runs that it is about."""
+
+    output: str
+    runs: list[str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes:
+        folder: where it is.
+        result: ``run.json``.
+        given: per step, the options that its recipe states.
+        courses: per step that trained, its records of epochs.
+    """
+
+    folder: Path
+    result: Json
+    given: Mapping[str, Json]
+    courses: Mapping[str, list[Json]]
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.resolve().name
+
+    @property
+    def steps(self) -> list[Json]:
+        """The steps, in the order of the recipe."""
+        return list(self.result["steps"])
+
+    @property
+    def models(self) -> list[Json]:
+        """The models of the closing table, the first one the dense one."""
+        return list(self.result["models"])
+
+    def model_file(self, step: str) -> Path:
+        """The ``.pt2`` that a step made."""
+        return self.folder / step / "model.pt2"
+
+
+def read_run(folder: Path) -> Run:
+    """Read the folder of a run.
+
+    Raises:
+        InputError: it is not one, or its files are damaged.
+    """
+    result = _read_json(folder / "run.json", folder)
+    if result.get("schema") != RUN_SCHEMA:
+        raise InputError(
+            f"{folder}/run.json has schema {result.get('schema')}, not {RUN_SCHEMA}",
+            "run the recipe again with this version",
+        )
+    given, courses = {}, {}
+    for step in result["steps"]:
+        place = folder / step["id"]
+        if (place / "step.json").is_file():
+            given[step["id"]] = _read_json(place / "step.json", folder).get("given") or {}
+        records = read_course(place / "metrics.jsonl")
+        if records:
+            courses[step["id"]] = records
+    return Run(folder, result, given, courses)
+
+
+def read_course(path: Path) -> list[Json]:
+    """The epoch records of ``metrics.jsonl``; none where there is no such file."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # the last line of a run that was killed
+        if record.get("kind") == "epoch":
+            records.append(record)
+    return records
+
+
+def _read_json(path: Path, folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{folder} holds no finished run ({path.name}: {error.strerror})",
+            "name a folder that `sslcli run` made",
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error})", "run the recipe again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is damaged (not an object)", "run the recipe again")
+    return content
