@@ -16,9 +16,10 @@ from sslcli.checkpoint.examples import batch_of_two, make_example
 from sslcli.checkpoint.match import check_finite, fits, load_tensors
 from sslcli.checkpoint.pt2 import Pt2, read_pt2
 from sslcli.checkpoint.record import InputSpec, Record
+from sslcli.checkpoint.reshape import reshaped
 from sslcli.checkpoint.sniff import sniff
 from sslcli.checkpoint.states import States, read_pickle, read_safetensors
-from sslcli.errors import ModelError
+from sslcli.errors import ModelError, PlanError
 from sslcli.graph.module import TracedModule
 from sslcli.graph.trace import trace
 
@@ -108,12 +109,11 @@ def _from_states(
     if arch is None:
         raise ModelError(f"{path} holds weights but not their architecture", "name it with --arch")
     model = models.build(arch, arch_args)
-    model, planned = _fitted(model, record, states.tensors, str(path))
+    model = _fitted(model, record, states.tensors, str(path))
     record = dataclasses.replace(
         record,
         arch=arch,
         arch_args=arch_args,
-        plan=record.plan if planned else None,
         inputs=_shaped(record.inputs, shape) or _inputs(arch, shape, str(path)),
     )
     return _checkpoint(model, record, path)
@@ -138,9 +138,9 @@ def _from_pt2(
     model: nn.Module | None = None
     if name is not None and (arch is not None or models.kind(name) != "code"):
         try:
-            model, _ = _fitted(models.build(name, arguments), record, archive.tensors, str(path))
+            model = _fitted(models.build(name, arguments), record, archive.tensors, str(path))
             record = dataclasses.replace(record, arch=name, arch_args=arguments)
-        except ModelError as error:
+        except (ModelError, PlanError) as error:
             if arch is not None:
                 raise
             notes = (f"the class {name} could not be rebuilt ({error.what}); the graph itself is used",)
@@ -150,7 +150,7 @@ def _from_pt2(
         )
     if model is None:
         program = trace(archive.exported())
-        model, notes = TracedModule(program), (*notes, *program.notes)
+        model, notes = TracedModule(program), tuple(dict.fromkeys((*notes, *record.notes, *program.notes)))
     return Checkpoint(model.eval(), _example(archive, record, shape), record, path, notes)
 
 
@@ -162,18 +162,12 @@ def _example(archive: Pt2, record: Record, shape: tuple[int, ...] | None) -> tup
     return make_example(record.inputs or archive.inputs())
 
 
-def _fitted(
-    model: nn.Module, record: Record, tensors: Mapping[str, Tensor], where: str
-) -> tuple[nn.Module, bool]:
+def _fitted(model: nn.Module, record: Record, tensors: Mapping[str, Tensor], where: str) -> nn.Module:
     """The model with the tensors in it, reshaped by the record's plan where the fresh class does not fit."""
-    planned = record.plan is not None and not fits(model, tensors)
-    if planned:
-        assert record.plan is not None
-        from sslcli.plan import Plan, apply_plan
-
-        model = apply_plan(model, Plan.from_json(record.plan))
+    if record.plan is not None and not fits(model, tensors):
+        model = reshaped(model, record.plan, where)
     load_tensors(model, tensors, where)
-    return model, planned or record.plan is not None
+    return model
 
 
 def _chosen(

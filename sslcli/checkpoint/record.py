@@ -79,6 +79,7 @@ class Record:
         tied: names of parameters that are one tensor, one tuple a tensor.
         zero_groups: structure -> {label: number of groups that are exactly zero}.
         metrics: name -> value, such as `accuracy` (fraction).
+        notes: what the exported graph lost against the model that was traced, one sentence each.
         provenance: the steps that made the model, oldest first.
         sslcli: version that wrote it.
         version: version of this schema.
@@ -97,6 +98,7 @@ class Record:
     tied: tuple[tuple[Name, ...], ...] = ()
     zero_groups: dict[str, dict[str, int]] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     provenance: tuple[Step, ...] = ()
     sslcli: str = sslcli.__version__
     version: Literal[1] = SCHEMA_VERSION

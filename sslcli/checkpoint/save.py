@@ -27,6 +27,7 @@ from sslcli.files import atomic_output
 from sslcli.graph.module import TracedModule
 from sslcli.graph.program import Program
 from sslcli.graph.trace import trace
+from sslcli.plan import Plan
 
 TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2, torch.float64: 1e-10}  # relative; else 1e-5
 
@@ -55,7 +56,8 @@ def save(
         what: a module, or a result with a `.model` (and `.example`, `.plan`, `.record` where it has them).
         path: `.pt2` (exported program in eval form, dynamic batch), `.safetensors` or `.pt` (state dict).
         example: inputs to trace with; needed for a module and `.pt2`.
-        record: what is known about the model; the plan and the inputs are filled in.
+        record: what is known about the model; of a result, about the model that it was made from: the
+            result's plan is added to the record's own.
 
     Returns:
         The path written.
@@ -88,9 +90,10 @@ def save(
 def completed(what: Any, example: Sequence[Tensor] | None, record: Record | None) -> Record:
     """The record to write: the caller's or the result's own, with plan and inputs filled in."""
     known = record or getattr(what, "record", None) or Record()
-    plan = getattr(what, "plan", None)
-    if known.plan is None and plan is not None:
-        known = dataclasses.replace(known, plan=plan.to_json())
+    plan: Plan | None = getattr(what, "plan", None)
+    if plan is not None:
+        whole = plan if known.plan is None else Plan.from_json(known.plan).then(plan)
+        known = dataclasses.replace(known, plan=whole.to_json())
     if example:
         known = dataclasses.replace(known, inputs=input_specs(example))
     return dataclasses.replace(known, sslcli=sslcli.__version__)
@@ -119,7 +122,7 @@ def _save_pt2(model: nn.Module, path: Path, example: tuple[Tensor, ...] | None, 
         model = copy.deepcopy(model).cpu()
     example = tuple(tensor.detach().cpu() for tensor in example)
     program = trace(model, example)
-    record = dataclasses.replace(record, tied=_groups(program.tied))
+    record = dataclasses.replace(record, tied=_groups(program.tied), notes=program.notes)
     expected = run_in_eval(model, example)
     with atomic_output(path) as temporary:
         write_program(program, temporary, record)
