@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sslcli.data.catalogue import load_data
 from sslcli.data.source import DataSource
 from sslcli.errors import UsageError
 from sslcli.graph.groups import GroupSet
+from sslcli.graph.normalise import normalise
 from sslcli.graph.slots import Structure, analyse
 from sslcli.graph.trace import trace
 from sslcli.options.training import RegularizeOptions, TrainOptions
 from sslcli.sparsity.zeros import zero_groups
+from sslcli.surgery import watcher
 from sslcli.targeting.groups import recorded_sets, weighted_sets, zero_counts
 from sslcli.targeting.result import TrainResult
-from sslcli.targeting.watch import watcher
 from sslcli.training.loop import fit
 from sslcli.training.progress import Observer
 from sslcli.training.task import Task
@@ -148,7 +149,7 @@ def regularize(
         seed=seed,
         penalties=penalties,
         held=held,
-        watch=watcher(structure),
+        watch=_watch(structure),
         observers=observers,
         state_path=state_path,
         identity=identity,
@@ -172,7 +173,13 @@ def _source(data: DataSource | str, seed: int) -> DataSource:
 
 
 def _structure(model: nn.Module, example: tuple[Any, ...]) -> Structure:
-    return analyse(trace(model, example))
+    return analyse(normalise(trace(model, example)))
+
+
+def _watch(structure: Structure) -> Callable[[Mapping[str, Tensor]], dict[str, float]]:
+    """``surgery.watcher`` for weights on any device."""
+    watch = watcher(structure)
+    return lambda parameters: watch({name: value.detach().cpu() for name, value in parameters.items()})
 
 
 def _copy(model: nn.Module, device: torch.device | str) -> nn.Module:
