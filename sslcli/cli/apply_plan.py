@@ -26,10 +26,11 @@ def command(plan: Path, common: Common, **options: object) -> object:
     PLAN is the JSON of a plan, or a pruned .pt2, whose weights are then loaded too. OUT is .safetensors or
     .pt2. The plan's probe input is run, and it fails if the class computes something else.
     """
-    from sslcli.pipeline.apply import apply_plan
+    from sslcli.pipeline.model_jobs import apply_plan
 
     try:
         model = parse(ModelOptions, given(_GROUPS, options))
     except OptionsError as error:
         raise usage_error(error) from None
+    assert common.output is not None  # the flag is required
     return apply_plan(plan, model, common.output, force=common.force, dry_run=common.dry_run)

@@ -10,6 +10,6 @@ def command(request: Request, common: Common) -> object:
 
     Models that are not ONNX are exported first, as they are.
     """
-    from sslcli.pipeline import jobs
+    from sslcli.pipeline.jobs import JOBS
 
-    return jobs.bench(request)
+    return JOBS["bench"](request, ())

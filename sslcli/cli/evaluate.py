@@ -7,6 +7,6 @@ from sslcli.pipeline.request import Request
 @step_command("evaluate", output="none")
 def command(request: Request, common: Common) -> object:
     """Measure accuracy and loss of MODEL (.pt2, state dict or .onnx) on a data set."""
-    from sslcli.pipeline import jobs
+    from sslcli.pipeline.jobs import JOBS
 
-    return jobs.evaluate(request)
+    return JOBS["evaluate"](request, ())

@@ -10,6 +10,6 @@ def command(request: Request, common: Common) -> object:
 
     A lowering is used only where it was measured to win, and every one is checked numerically.
     """
-    from sslcli.pipeline import jobs
+    from sslcli.pipeline.jobs import JOBS
 
-    return jobs.export(request)
+    return JOBS["export"](request, ())

@@ -94,7 +94,7 @@ def _value_arguments(kind: Any) -> dict[str, Any]:
     if origin is list:
         return {"multiple": True}
     if origin is tuple:
-        return {"metavar": "A,B,..."}
+        return {"metavar": "A,B,...", "multiple": _is_words(kind)}
     if kind in (int, float):
         return {"type": kind}
     return {"type": str}
@@ -107,11 +107,18 @@ def _convert(name: str, field: FieldInfo, value: Any) -> object:
     origin = get_origin(kind)
     if origin is dict:
         return dict(_pair(item, flag_name(name)) for item in value)
-    if origin is tuple and isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
+    if origin is tuple:
+        texts = [value] if isinstance(value, str) else value
+        return [part.strip() for text in texts for part in text.split(",") if part.strip()]
     if origin is list:
         return list(value)
     return value
+
+
+def _is_words(kind: Any) -> bool:
+    """Whether a tuple is of words, which may be given one by one too."""
+    item = _plain(get_args(kind)[0])
+    return item is str or get_origin(item) is Literal
 
 
 def _pair(text: str, flag: str) -> tuple[str, object]:

@@ -7,6 +7,6 @@ from sslcli.pipeline.request import Request
 @step_command("inspect", output="none")
 def command(request: Request, common: Common) -> object:
     """Show the layers of MODEL, their groups, sparsity and MACs, and why a layer is left whole."""
-    from sslcli.pipeline import jobs
+    from sslcli.pipeline.jobs import JOBS
 
-    return jobs.inspect(request)
+    return JOBS["inspect"](request, ())

@@ -11,6 +11,6 @@ def command(request: Request, common: Common) -> object:
     The smaller model is compared with the masked original on fresh inputs; if they differ, nothing is
     written and the exit code is 6.
     """
-    from sslcli.pipeline import jobs
+    from sslcli.pipeline.jobs import JOBS
 
-    return jobs.prune(request)
+    return JOBS["prune"](request, ())

@@ -12,7 +12,7 @@ def command(request: Request, common: Common) -> object:
     Either give strengths (--structure filter=0.005 --structure shape=0.005@conv2) or a target (--target
     macs=0.5), for which the strengths are found. `sslcli prune` then removes the zero groups.
     """
-    from sslcli.pipeline import jobs
+    from sslcli.pipeline.jobs import JOBS
 
     with progress(common.terminal) as observers:
-        return jobs.regularize(request, observers)
+        return JOBS["regularize"](request, observers)

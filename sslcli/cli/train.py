@@ -12,7 +12,7 @@ def command(request: Request, common: Common) -> object:
     The baseline, the control with the same extra training, or the last polish after pruning: groups that
     are zero in the input stay zero (--freeze-zeros).
     """
-    from sslcli.pipeline import jobs
+    from sslcli.pipeline.jobs import JOBS
 
     with progress(common.terminal) as observers:
-        return jobs.train(request, observers)
+        return JOBS["train"](request, observers)

@@ -193,7 +193,6 @@ def _request(recipe: Recipe, step: Step, folder: Path) -> Request:
         output=own,
         settings=_resolved(step, outputs, from_start=not made),
         others=tuple(made[1:]),
-        force=True,
     )
 
 

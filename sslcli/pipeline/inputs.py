@@ -42,6 +42,14 @@ def load_model(source: str, options: ModelOptions, seed: int) -> Checkpoint:
     )
 
 
+def code_arch(options: ModelOptions) -> str | None:
+    """The architecture if it is the user's code, which is not run unless it is named each time."""
+    from sslcli import models
+
+    arch = options.arch
+    return arch if arch is not None and models.kind(arch) == "code" else None
+
+
 def load_data(
     options: DataOptions, record: Record, seed: int, input_shape: tuple[int, ...] | None
 ) -> DataSource:

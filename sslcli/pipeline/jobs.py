@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sslcli.errors import GateError, UsageError
-from sslcli.files import atomic_output, lock_output
+from sslcli.errors import GateError
+from sslcli.files import atomic_output
 from sslcli.pipeline import results
 from sslcli.pipeline.inputs import (
     choose_device,
@@ -21,12 +21,11 @@ from sslcli.pipeline.inputs import (
     is_onnx,
     load_data,
     load_model,
-    parents,
-    stated,
     threads,
 )
-from sslcli.pipeline.outputs import check_output
+from sslcli.pipeline.model_jobs import export, inspect, onnx_record, prune
 from sslcli.pipeline.request import Request
+from sslcli.pipeline.training_jobs import regularize, train
 
 Observers = Sequence[Callable[[Any], None]]
 
@@ -92,17 +91,6 @@ def label(source: str) -> str:
     return path.parent.name if path.stem == "model" and path.parent.name else path.name
 
 
-def onnx_record(path: Path) -> Any:
-    """The record inside an ONNX file, empty where there is none."""
-    import onnx
-
-    from sslcli.checkpoint import Record
-
-    model = onnx.load(path, load_external_data=False)
-    text = next((entry.value for entry in model.metadata_props if entry.key == "sslcli"), None)
-    return Record() if text is None else Record.from_json(text, str(path))
-
-
 def _as_onnx(request: Request, source: str, stem: Path) -> Path:
     if is_onnx(source):
         return Path(source)
@@ -160,7 +148,11 @@ def _write_tables(chosen: Any, comparison: Any) -> None:
 
 
 JOBS: dict[str, Callable[[Request, Observers], Any]] = {
+    "train": train,
+    "regularize": regularize,
+    "prune": prune,
+    "export": export,
+    "inspect": inspect,
     "evaluate": evaluate,
     "bench": bench,
 }
-_UNUSED = (UsageError, lock_output, check_output, stated, parents)

@@ -21,8 +21,11 @@ RECORD = "sslcli.json"
 _MAX_RECORD = 64 << 20
 
 
-def check_output(request: Request) -> None:
+def check_output(request: Request) -> Path:
     """Refuse an output that cannot or must not be written, before any work is done.
+
+    Returns:
+        The output.
 
     Raises:
         UsageError: no output was named.
@@ -34,7 +37,7 @@ def check_output(request: Request) -> None:
         raise UsageError(f"{request.command} needs an output", "name it with -o")
     check_writable(path)
     if not path.exists():
-        return
+        return path
     source = Path(request.source)
     if source.exists() and path.samefile(source):
         raise OutputError(f"{path} is the input itself", "name another output")
@@ -43,6 +46,7 @@ def check_output(request: Request) -> None:
             f"{path} exists and was not made by this {request.command} of {request.source}",
             "give --force to replace it, or another output",
         )
+    return path
 
 
 def planned(request: Request) -> Planned:
@@ -56,8 +60,8 @@ def planned(request: Request) -> Planned:
         raise ModelError(f"{source} does not exist", "check the name")
     chosen = request.settings
     options: dict[str, Any] = {}
-    for group in (chosen.step, chosen.model, chosen.data, chosen.run):
-        options |= group.model_dump(mode="json", exclude_none=True, exclude_defaults=False)
+    for group in filter(None, (chosen.step, chosen.model, chosen.data, chosen.run)):
+        options |= group.model_dump(mode="json", exclude_none=True)
     return Planned(
         command=request.command,
         source=source,

@@ -14,32 +14,51 @@ from sslcli.errors import SslcliError
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer with weights, as it stands.
+    """One layer with weights, as it stands: what is live, convolution groups added up.
 
     Attributes:
         name: the layer.
-        kind: conv, linear, ...
-        filters: live filters (rows) and all of them, both of the dense model where known.
-        channels: live input channels, likewise.
-        columns: live columns (c, kh, kw), likewise.
+        kind: conv, conv_transpose or linear.
+        shape: the weight's.
+        filters: rows with an element that is not zero.
+        channels: input channels, likewise.
+        columns: columns (c, kh, kw), likewise.
         macs: multiply-accumulates of one sample as executed.
         macs_packed: live rows x live columns only.
-        note: why it is left whole, or nothing.
     """
 
     name: str
     kind: str
+    shape: list[int]
     filters: int
     channels: int
     columns: int
     macs: int
     macs_packed: int
-    note: str = ""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a model consists of."""
+
+    layers: list[Layer]
+    macs: int
+    macs_packed: int
+    params: int
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """``train`` and ``regularize``."""
+    """``train`` and ``regularize``.
+
+    Attributes:
+        before: on the validation split, of the model that was given.
+        metrics: by split, of the model that was written; accuracy is a fraction.
+        zero_groups: per structure, groups that are zero and all groups.
+        left: what would be left if pruned now, as fractions.
+        reached: of a targeted run, what is left and what was lost.
+        history: one record an epoch.
+    """
 
     command: str
     source: str
@@ -53,14 +72,19 @@ class TrainingResult:
     zero_groups: dict[str, list[int]] = field(default_factory=dict)
     strengths: dict[str, float] = field(default_factory=dict)
     left: dict[str, float] = field(default_factory=dict)
+    reached: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True)
 class PruneResult:
-    """``prune``."""
+    """``prune``: counts before and after; errors of masked against shrunk, of written against reloaded."""
 
     source: str
     output: str
+    plan: str
     macs_before: int
     macs_after: int
     macs_packed: int
@@ -71,12 +95,22 @@ class PruneResult:
     max_rel_error: float
     reloaded_abs_error: float
     layers: list[dict[str, Any]]
+    unknown: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """``export``."""
+    """``export``.
+
+    Attributes:
+        max_abs_error: of the written model against the given one, on fresh inputs.
+        layers: what was chosen for each layer with structured zeros, and all that was timed.
+        speedup: of the whole model over its dense form (value, low, high), where it was timed.
+        explain: whether the timings are to be printed.
+    """
 
     source: str
     output: str
@@ -85,6 +119,8 @@ class ExportResult:
     max_abs_error: float
     max_rel_error: float
     layers: list[dict[str, Any]] = field(default_factory=list)
+    speedup: dict[str, float] | None = None
+    explain: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +165,13 @@ class BenchResult:
 
 @dataclass(frozen=True)
 class InspectResult:
-    """``inspect``."""
+    """``inspect``.
+
+    Attributes:
+        layers: per layer its shape, what is live of what there is, MACs, and why it is left whole.
+        details: what pruning now would ``leave``; the ``groups`` with their zero groups where asked for;
+            ``unknown`` ops, whose operands stay whole; ``notes``; the ``record`` that the file carries.
+    """
 
     source: str
     macs: int
@@ -164,7 +206,7 @@ class ApplyPlanResult:
     arch: str
     output: str
     params: int
-    max_abs_error: float | None
+    max_abs_error: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,56 @@
+"""What an ONNX model consists of: its layers with constant weights, what is live in them, and their MACs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sslcli.bench.graphs import node_macs, shaped_graph
+from sslcli.bench.inputs import RunSettings
+from sslcli.lowering.files import read_onnx
+from sslcli.lowering.patterns import macs_share
+from sslcli.lowering.sites import LinearSite, Site, find_sites
+from sslcli.pipeline.results import InspectResult
+
+
+def inspect_onnx(path: Path) -> InspectResult:
+    """Count; an ONNX file has no groups beyond its own layers.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    model = read_onnx(path)
+    graph = shaped_graph(path, RunSettings())
+    counts = {node.name: node_macs(graph, node) or 0 for node in graph.nodes}
+    layers = [_row(name, site, counts.get(name, 0)) for name, site in find_sites(model).items()]
+    rest = sum(counts.values()) - sum(layer["macs"] for layer in layers)
+    text = next((entry.value for entry in model.metadata_props if entry.key == "sslcli"), "{}")
+    return InspectResult(
+        source=str(path),
+        macs=sum(counts.values()),
+        macs_packed=rest + sum(layer["macs_packed"] for layer in layers),
+        params=sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer),
+        layers=layers,
+        details={"record": {key: value for key, value in json.loads(text).items() if key != "plan"}},
+    )
+
+
+def _row(name: str, site: Site, macs: int) -> dict[str, Any]:
+    """Convolution groups are added up, as for other models."""
+    weight = site.weight != 0
+    groups = 1 if isinstance(site, LinearSite) else site.groups
+    grouped = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    rows, channels, columns = grouped.any(axis=(2, 3)), grouped.any(axis=(1, 3)), grouped.any(axis=1)
+    return {
+        "name": name,
+        "kind": "linear" if isinstance(site, LinearSite) else "conv",
+        "shape": list(weight.shape),
+        "filters": [int(rows.sum()), rows.size],
+        "channels": [int(channels.sum()), channels.size],
+        "columns": [int(columns.sum()), columns.size],
+        "macs": macs,
+        "macs_packed": round(macs * macs_share(site)),
+    }

@@ -1,0 +1,205 @@
+"""``train`` and ``regularize``: load, train a copy, save, measure."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sslcli.errors import TargetError
+from sslcli.files import lock_output
+from sslcli.pipeline import inputs
+from sslcli.pipeline.outputs import check_output
+from sslcli.pipeline.request import Request
+from sslcli.pipeline.results import TrainingResult
+from sslcli.pipeline.shape import shape_of_model
+
+if TYPE_CHECKING:
+    from sslcli.checkpoint import Checkpoint, Record
+    from sslcli.data import DataSource
+    from sslcli.targeting import TrainResult
+    from sslcli.training.task import Task
+    from sslcli.training.world import World
+
+Observers = Sequence[Callable[[Any], None]]
+
+
+def train(request: Request, observers: Observers = ()) -> TrainingResult:
+    """Train or fine-tune a model; zero groups that its record names stay zero."""
+    from sslcli import targeting
+
+    return _run(request, observers, targeting.train)
+
+
+def regularize(request: Request, observers: Observers = ()) -> TrainingResult:
+    """Fine-tune a model until whole groups are exactly zero."""
+    from sslcli import targeting
+
+    return _run(request, observers, targeting.regularize)
+
+
+def state_path(output: Path) -> Path:
+    """Where the state of a run is kept until its output is written."""
+    return output.with_name(f".{output.name}.state")
+
+
+def metrics_path(output: Path) -> Path:
+    """Where the course of a run is kept: beside the output, ``metrics.jsonl`` in a step's own folder."""
+    name = "metrics.jsonl" if output.name == "model.pt2" else f"{output.stem}.metrics.jsonl"
+    return output.with_name(name)
+
+
+def _run(request: Request, observers: Observers, method: Callable[..., TrainResult]) -> TrainingResult:
+    from sslcli.training.world import joined
+
+    output = check_output(request)
+    chosen = request.settings
+    device = inputs.choose_device(chosen.run)
+    with joined(device.type) as world, _alone(output, world), inputs.threads(chosen.run.threads):
+        if request.force and world.writes:
+            state_path(output).unlink(missing_ok=True)
+        loaded = inputs.load_model(request.source, chosen.model, chosen.run.seed)
+        source = inputs.load_data(chosen.data, loaded.record, chosen.run.seed, inputs.input_shape_of(loaded))
+        task = _task(chosen.step.task)
+        with _nearest_kept(request, loaded, source, world):
+            trained = method(
+                loaded.model,
+                loaded.example,
+                source,
+                options=chosen.step,
+                task=task,
+                teacher=_teacher(request),
+                zeros=loaded.record.zero_groups,
+                batch_size=chosen.data.batch_size,
+                seed=chosen.run.seed,
+                device=device,
+                observers=_all_observers(observers, output, world),
+                state_path=state_path(output),
+                identity={"threads": str(chosen.run.threads)},
+                world=world,
+            )
+        return _finished(request, loaded, source, trained, task, world)
+
+
+def _finished(
+    request: Request,
+    loaded: Checkpoint,
+    source: DataSource,
+    trained: TrainResult,
+    task: Task | None,
+    world: World,
+) -> TrainingResult:
+    from sslcli import checkpoint
+
+    output = _path(request)
+    metrics = _metrics(trained, source, task)
+    record = _record(request, loaded, source, trained, metrics)
+    if world.writes:
+        checkpoint.save(trained, output, record=record)
+        state_path(output).unlink(missing_ok=True)
+    fit = trained.fit
+    return TrainingResult(
+        command=request.command,
+        source=request.source,
+        output=str(output),
+        data=source.describe(),
+        epochs=fit.epochs,
+        steps=fit.steps,
+        seconds=fit.seconds,
+        before=_measured(loaded.model, source, "validation", task),
+        metrics=metrics,
+        zero_groups={name: list(counts) for name, counts in fit.zero_groups.items()},
+        strengths=dict(fit.strengths),
+        left=dict(fit.left),
+        reached=dict(trained.reached),
+        history=list(fit.history),
+        notes=list(loaded.notes),
+        shape=shape_of_model(trained.model, trained.example),
+    )
+
+
+def _metrics(trained: TrainResult, source: DataSource, task: Task | None) -> dict[str, dict[str, float]]:
+    """On the validation split, by which choices were made, and once on the test split."""
+    metrics = {"validation": dict(trained.metrics)} if trained.metrics else {}
+    test = _measured(trained.model, source, "test", task)
+    return {**metrics, "test": test} if test else metrics
+
+
+def _measured(model: Any, source: DataSource, split: str, task: Task | None) -> dict[str, float]:
+    from sslcli.training.evaluate import evaluate
+
+    samples = getattr(source, split)
+    return {} if samples is None or len(samples) == 0 else evaluate(model, task, samples)
+
+
+def _record(
+    request: Request,
+    loaded: Checkpoint,
+    source: DataSource,
+    trained: TrainResult,
+    metrics: dict[str, dict[str, float]],
+) -> Record:
+    record = inputs.with_data(loaded.record, source)
+    flat = {f"{split} {name}": value for split, values in metrics.items() for name, value in values.items()}
+    zeros = {structure: dict(counts) for structure, counts in trained.zero_groups.items()}
+    return record.followed_by(
+        request.command,
+        inputs.stated(request),
+        inputs.parents(request),
+        zero_groups=zeros or record.zero_groups,
+        metrics=flat,
+    )
+
+
+@contextlib.contextmanager
+def _nearest_kept(request: Request, loaded: Checkpoint, source: DataSource, world: World) -> Iterator[None]:
+    """Where a target is missed, the nearest model is kept as ``OUT.nearest.pt2``, never as OUT."""
+    try:
+        yield
+    except TargetError as error:
+        nearest = getattr(error, "nearest", None)
+        if nearest is None or not world.writes:
+            raise
+        from sslcli import checkpoint
+
+        output = _path(request)
+        path = output.with_name(f"{output.stem}.nearest.pt2")
+        checkpoint.save(nearest, path, record=_record(request, loaded, source, nearest, {}))
+        state_path(output).unlink(missing_ok=True)
+        raise TargetError(error.what, f"the nearest model is {path}") from error
+
+
+def _task(reference: str | None) -> Task | None:
+    if reference is None:
+        return None
+    from sslcli.reference import import_path, resolve
+
+    with import_path(reference):
+        task: Task = resolve(reference)()
+    return task
+
+
+def _teacher(request: Request) -> Any:
+    name = request.settings.step.teacher
+    if name is None:
+        return None
+    return inputs.load_model(name, request.settings.model, request.settings.run.seed).model
+
+
+def _all_observers(observers: Observers, output: Path, world: World) -> list[Callable[[Any], None]]:
+    from sslcli.training.progress import MetricsFile
+
+    return [*observers, MetricsFile(metrics_path(output))] if world.writes else []
+
+
+@contextlib.contextmanager
+def _alone(output: Path, world: World) -> Iterator[None]:
+    """The output's lock, held by the process that writes."""
+    with lock_output(output) if world.writes else contextlib.nullcontext():
+        yield
+
+
+def _path(request: Request) -> Path:
+    assert request.output is not None  # check_output has seen to it
+    return request.output
