@@ -15,7 +15,6 @@ then stale, and is taken anew from the root when it is next read.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,18 +24,19 @@ from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor
 
 from sslcli.errors import GraphError
+from sslcli.graph.aliases import (
+    evaluated,
+    really_views,
+    twin,
+    viewed_argument,
+    written_argument,
+    written_families,
+)
+from sslcli.graph.nodes import insert, op_name, slice_range, where
+from sslcli.graph.simplify import drop_assertions, drop_identities, inline_regions
 
 aten = torch.ops.aten
 
-# In-place operators whose functional twin is not the name without its final underscore.
-TWINS: dict[str, Any] = {
-    "aten::zero_": aten.zeros_like.default,
-    "aten::normal_": aten.normal_functional.default,
-    "aten::bernoulli_.float": aten.bernoulli.p,
-    "aten::__iand__.Tensor": aten.bitwise_and.Tensor,
-    "aten::__ior__.Tensor": aten.bitwise_or.Tensor,
-    "aten::__ixor__.Tensor": aten.bitwise_xor.Tensor,
-}
 # Views that hand on their input as it is.
 IDENTITIES = frozenset(
     {"alias", "detach", "detach_", "contiguous", "to", "lift_fresh", "view_as", "expand_as"}
@@ -47,8 +47,6 @@ RESHAPES = frozenset(
     | {"reshape_as", "expand_as", "_reshape_alias", "ravel"}
 )
 SPLITS = frozenset({"split", "split_with_sizes", "chunk", "tensor_split", "unsafe_chunk", "unsafe_split"})
-ASSERTIONS = frozenset({"aten::_assert_tensor_metadata", "aten::_assert_scalar", "aten::_assert_async"})
-WHOLE = 9223372036854775807
 
 
 def functionalise(
@@ -72,11 +70,11 @@ def functionalise(
         GraphError: an in-place operator without a functional twin, or a write through an unsupported view.
     """
     graph = graph_module.graph
-    _inline_regions(graph_module)
-    _drop_assertions(graph)
-    _drop_identities(graph, set(parameters))
+    inline_regions(graph_module)
+    drop_assertions(graph)
+    drop_identities(graph, set(parameters))
     written = _Rewrite(graph).run(set(buffers))
-    _drop_identities(graph, set(parameters))
+    drop_identities(graph, set(parameters))
     for node in graph.nodes:
         if node.target in (aten.view.default, aten._unsafe_view.default):
             node.target = aten.reshape.default
@@ -90,182 +88,10 @@ def sweep(graph: fx.Graph) -> None:
     graph.eliminate_dead_code(is_impure_node=_is_kept_unread)
 
 
-def where(node: fx.Node) -> str:
-    """Where a node comes from, for messages: ``layer1.0.conv1 (model.py:12)``, as far as it is known."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    layer = str(stack[-1][0]) if stack and stack[-1][0] else "the top of the network"
-    trace = [line for line in (node.meta.get("stack_trace") or "").splitlines() if 'File "' in line]
-    if not trace:
-        return layer
-    file, line = trace[-1].split('"')[1], trace[-1].split("line ")[-1].split(",")[0]
-    return f"{layer} ({file.rsplit('/', 1)[-1]}:{line})"
-
-
-def schema_name(node: fx.Node) -> str:
-    """``aten::add_.Tensor`` as ``aten::add_``; empty for anything that is not an operator."""
-    return str(node.target._schema.name) if isinstance(node.target, OpOverload) else ""
-
-
-def op_name(node: fx.Node) -> str:
-    """The operator's bare name, such as ``add_``; empty for anything that is not an operator."""
-    return schema_name(node).rpartition("::")[2]
-
-
 def _is_kept_unread(node: fx.Node) -> bool:
     if node.op in ("placeholder", "output"):
         return True
     return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
-
-
-def _drop_assertions(graph: fx.Graph) -> None:
-    for node in list(graph.nodes):
-        if schema_name(node) in ASSERTIONS and not node.users:
-            graph.erase_node(node)
-
-
-def _inline_regions(graph_module: fx.GraphModule) -> None:
-    """Inline the sub-graphs that ``torch.no_grad`` and a disabled ``torch.autocast`` leave behind."""
-    graph = graph_module.graph
-    for node in list(graph.nodes):
-        region = _region(graph_module, node)
-        if region is None:
-            continue
-        submodule, inputs, cut_gradient = region
-        _inline_regions(submodule)
-        with graph.inserting_before(node):
-            placeholders = [n for n in submodule.graph.nodes if n.op == "placeholder"]
-            mapping = dict(zip(placeholders, inputs, strict=True))
-            outputs: Any = graph.graph_copy(submodule.graph, mapping)
-            if cut_gradient:
-                outputs = fx.node.map_arg(outputs, lambda n: _detached(graph, n))
-        for user in list(node.users):
-            user.replace_all_uses_with(outputs[user.args[1]])
-            graph.erase_node(user)
-        holder = node.args[_submodule_position(node)]
-        graph.erase_node(node)
-        if not holder.users:
-            graph.erase_node(holder)
-
-
-def _detached(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    value = node.meta.get("val")
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-        return node
-    return _insert(graph, aten.detach.default, (node,), like=node, value=value)
-
-
-def _submodule_position(node: fx.Node) -> int:
-    return next(i for i, a in enumerate(node.args) if isinstance(a, fx.Node) and a.op == "get_attr")
-
-
-def _region(graph_module: fx.GraphModule, node: fx.Node) -> tuple[fx.GraphModule, list[fx.Node], bool] | None:
-    name = getattr(node.target, "__name__", "") if node.op == "call_function" else ""
-    if name not in ("wrap_with_set_grad_enabled", "wrap_with_autocast"):
-        return None
-    position = _submodule_position(node)
-    submodule = getattr(graph_module, str(node.args[position].target))  # type: ignore[union-attr]
-    inputs = list(node.args[position + 1 :])
-    if name == "wrap_with_set_grad_enabled":
-        return submodule, inputs, not node.args[0]  # type: ignore[return-value]
-    enabled = bool(node.args[2])
-    return None if enabled else (submodule, inputs, False)  # type: ignore[return-value]
-
-
-def _drop_identities(graph: fx.Graph, parameters: set[str]) -> None:
-    """Drop nodes that hand on their input: alias, copies and detach of constants, ``x[:]``."""
-    trained: set[fx.Node] = set()
-    for node in list(graph.nodes):
-        if node.op == "placeholder" and node.name in parameters:
-            trained.add(node)
-        if any(source in trained for source in node.all_input_nodes):
-            trained.add(node)
-        if _is_identity(node, trained):
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-
-
-def _is_identity(node: fx.Node, trained: set[fx.Node]) -> bool:
-    name = op_name(node)
-    if name in ("alias", "lift_fresh", "lift_fresh_copy"):
-        return True
-    if name in ("detach", "detach_"):
-        return node.args[0] not in trained
-    return name == "slice" and _is_whole_slice(node)
-
-
-def _is_whole_slice(node: fx.Node) -> bool:
-    _, _, start, end, step = _slice_range(node)
-    return start in (0, None) and end in (None, WHOLE) and step == 1
-
-
-def _slice_range(node: fx.Node) -> tuple[Any, Any, Any, Any, Any]:
-    given: list[Any] = list(node.args)
-    base, dim, start, end, step = given + [None] * (5 - len(given))
-    return base, dim or 0, start, end, 1 if step is None else step
-
-
-def _insert(graph: fx.Graph, target: Any, args: tuple[Any, ...], like: fx.Node, value: Any) -> fx.Node:
-    node = graph.call_function(target, args)
-    node.meta = {k: v for k, v in like.meta.items() if k not in ("val", "tensor_meta")}
-    node.meta["val"] = value
-    return node
-
-
-def _written_argument(node: fx.Node) -> fx.Node | None:
-    """The node that this one writes to, if it writes."""
-    if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable:
-        return None
-    written = [
-        (position, argument.name)
-        for position, argument in enumerate(node.target._schema.arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write
-    ]
-    found = [
-        node.args[position] if position < len(node.args) else node.kwargs.get(name)
-        for position, name in written
-    ]
-    if len(found) != 1 or not isinstance(found[0], fx.Node):
-        raise GraphError(
-            f"{node.target} at {where(node)} writes to several tensors at once",
-            "write the model without this in-place operator",
-        )
-    return found[0]
-
-
-def _viewed_argument(node: fx.Node) -> fx.Node | None:
-    """The node that this one may be a view of, by its schema."""
-    if node.target is operator.getitem:
-        source = node.args[0]
-        return source if isinstance(source, fx.Node) and _viewed_argument(source) is not None else None
-    if not isinstance(node.target, OpOverload):
-        return None
-    schema = node.target._schema
-    if not any(result.alias_info is not None for result in schema.returns):
-        return None
-    for position, argument in enumerate(schema.arguments):
-        if argument.alias_info is not None:
-            found = node.args[position] if position < len(node.args) else node.kwargs.get(argument.name)
-            return found if isinstance(found, fx.Node) else None
-    return None
-
-
-def _really_views(node: fx.Node) -> bool:
-    """Whether the node shares its input's storage, where the schema leaves it open (reshape, contiguous)."""
-    if op_name(node) not in ("reshape", "flatten", "contiguous", "to", "reshape_as", "ravel"):
-        return True
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
-    return _storage(_evaluated(node)) == _storage(source.meta["val"])
-
-
-def _evaluated(node: fx.Node) -> Any:
-    """The fake value of a node, computed anew from those of its arguments."""
-    args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
-    return node.target(*args, **kwargs)  # type: ignore[operator]
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
 
 
 class _Rewrite:
@@ -273,7 +99,7 @@ class _Rewrite:
 
     def __init__(self, graph: fx.Graph) -> None:
         self.graph = graph
-        self.members, self.writers = _written_families(graph)
+        self.members, self.writers = written_families(graph)
         self.parent: dict[fx.Node, fx.Node] = {}  # view -> what it is a view of
         self.version: dict[fx.Node, int] = {}  # root -> number of writes so far
         self.latest: dict[
@@ -299,16 +125,16 @@ class _Rewrite:
         return {root.name for root in self.version if root.op == "placeholder" and self.version[root]}
 
     def _visit(self, node: fx.Node) -> None:
-        target = _written_argument(node)
+        target = written_argument(node)
         if target is not None:
             self._write(node, target)
             return
-        source = _viewed_argument(node)
+        source = viewed_argument(node)
         self._read(node)
         if node not in self.members or source is None or source not in self.members:
             self._settle(node, node)
             return
-        if isinstance(node.meta.get("val"), FakeTensor) and not _really_views(node):
+        if isinstance(node.meta.get("val"), FakeTensor) and not really_views(node):
             pass  # a copy: a family of its own
         else:
             self.parent[node] = source
@@ -344,7 +170,7 @@ class _Rewrite:
     def _again(self, node: fx.Node, source: fx.Node) -> fx.Node:
         if node in self.writers:
             return source  # the result of an in-place operator is the tensor it wrote to
-        viewed = _viewed_argument(node)
+        viewed = viewed_argument(node)
         with self.graph.inserting_before(self.cursor):
             copy = self.graph.node_copy(node, lambda n: source if n is viewed else n)
         shortcut = self._shortcut(copy)
@@ -360,7 +186,7 @@ class _Rewrite:
         base = node.args[0]
         if op_name(base) != f"{op_name(node)}_scatter":
             return None
-        same = base.args[2:] == (_slice_range(node)[1:] if op_name(node) == "slice" else node.args[1:])
+        same = base.args[2:] == (slice_range(node)[1:] if op_name(node) == "slice" else node.args[1:])
         source = base.args[1]
         return source if same and isinstance(source, fx.Node) else None
 
@@ -368,7 +194,7 @@ class _Rewrite:
         name = op_name(node)
         self._read(node)
         before = self._value(target)
-        after = self._copied(node, before) if name == "copy_" else self._by_twin(node, before)
+        after = self._copied(node, before) if name == "copy_" else self._bytwin(node, before)
         root = self._root(target)
         if after is not before:
             values = self._scattered(target, after)
@@ -386,18 +212,18 @@ class _Rewrite:
         with self.graph.inserting_before(node):
             if new.dtype != old.dtype:
                 new = new.to(old.dtype)
-                source = _insert(self.graph, aten.to.dtype, (source, old.dtype), node, new)
+                source = insert(self.graph, aten.to.dtype, (source, old.dtype), node, new)
             if str(list(new.shape)) != str(list(old.shape)):
                 new = new.expand_as(old)
-                source = _insert(self.graph, aten.expand_as.default, (source, before), node, new)
+                source = insert(self.graph, aten.expand_as.default, (source, before), node, new)
             if str(new.stride()) != str(old.stride()):
-                source = _insert(self.graph, aten.contiguous.default, (source,), node, new.contiguous())
+                source = insert(self.graph, aten.contiguous.default, (source,), node, new.contiguous())
         return source
 
-    def _by_twin(self, node: fx.Node, before: fx.Node) -> fx.Node:
-        node.target = _twin(node)
+    def _bytwin(self, node: fx.Node, before: fx.Node) -> fx.Node:
+        node.target = twin(node)
         old = before.meta["val"]
-        result = _evaluated(node)
+        result = evaluated(node)
         if result.dtype == old.dtype:
             return node
         node.meta["val"] = result
@@ -428,7 +254,7 @@ class _Rewrite:
         if name in IDENTITIES and str(list(old.shape)) == str(list(view.meta["val"].shape)):
             return after
         if name == "slice":
-            _, *spec = _slice_range(view)
+            _, *spec = slice_range(view)
             target, args = aten.slice_scatter.default, (self._value(base), after, *spec)
         elif name == "select":
             target, args = aten.select_scatter.default, (self._value(base), after, *view.args[1:])
@@ -477,7 +303,7 @@ class _Rewrite:
 
     def _new(self, target: Any, args: tuple[Any, ...], like: fx.Node, value: Any) -> fx.Node:
         with self.graph.inserting_before(self.anchor):
-            return _insert(self.graph, target, args, like, value)
+            return insert(self.graph, target, args, like, value)
 
     def _write_back(self, buffers: set[str]) -> None:
         """Store the last value of every buffer that was written to."""
@@ -485,46 +311,4 @@ class _Rewrite:
             if version and root.op == "placeholder" and root.name in buffers:
                 with self.graph.inserting_before(self.cursor):
                     value = self._value(root)
-                    _insert(self.graph, aten.copy_.default, (root, value), value, root.meta["val"])
-
-
-def _twin(node: fx.Node) -> OpOverload:
-    overload = node.target
-    assert isinstance(overload, OpOverload)
-    schema = overload._schema
-    key = schema.name + (f".{schema.overload_name}" if schema.overload_name else "")
-    known = TWINS.get(key)
-    if isinstance(known, OpOverload):
-        return known
-    namespace, _, name = schema.name.partition("::")
-    packet = (
-        getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None) if name.endswith("_") else None
-    )
-    twin = getattr(packet, schema.overload_name or "default", None)
-    if not isinstance(twin, OpOverload) or twin._schema.is_mutable:
-        raise GraphError(
-            f"the in-place operator {overload} at {where(node)} has no functional twin",
-            "write the model without this in-place operator",
-        )
-    return twin
-
-
-def _written_families(graph: fx.Graph) -> tuple[set[fx.Node], dict[fx.Node, None]]:
-    """The nodes that may share storage with something that is written to, and the writers in order."""
-    root: dict[fx.Node, fx.Node] = {}
-    writers: dict[fx.Node, None] = {}
-
-    def find(node: fx.Node) -> fx.Node:
-        while node in root:
-            node = root[node]
-        return node
-
-    for node in graph.nodes:
-        target = _written_argument(node)
-        source = target if target is not None else _viewed_argument(node)
-        if source is not None:
-            root[node] = find(source)
-        if target is not None:
-            writers[node] = None
-    written = {find(node) for node in writers}
-    return {node for node in graph.nodes if find(node) in written}, writers
+                    insert(self.graph, aten.copy_.default, (root, value), value, root.meta["val"])

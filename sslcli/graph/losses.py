@@ -7,8 +7,9 @@ import re
 
 from torch import nn
 
-# Handing the mode on to a dropout is no loss: the dropout's node carries it as a flag.
-_HANDED_ON = re.compile(r"\btraining\s*=\s*self\.training\b")
+# Handing the mode on to a dropout or another module is no loss: the dropout's node carries it as a flag.
+_HANDED_ON = re.compile(r"\btraining\s*=\s*self\.training\b|\.train\(self\.training\)")
+_ATTENTION_DROPOUT = re.compile(r"\bdropout_p\s*=[^\n]*self\.training")
 _RATES = ("p", "drop_prob", "drop_path", "drop_path_rate", "drop_rate")
 
 
@@ -31,13 +32,13 @@ def _loss_of(module: nn.Module) -> str | None:
     kind = type(module)
     if isinstance(module, nn.MultiheadAttention) and module.dropout > 0:
         return f"the dropout of {module.dropout:g} inside MultiheadAttention is not in the eval trace"
-    if isinstance(module, (nn.RNNBase,)) and module.dropout > 0:
-        return None
-    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is None:
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        if module.momentum is not None or not module.track_running_stats:
+            return None
         return (
             f"{kind.__name__} with momentum=None would not follow its inputs when the traced graph is trained"
         )
-    if kind.__module__.startswith("torch.") or _is_off(module) or not _branches_on_training(kind):
+    if kind.__module__.startswith("torch.") or _is_off(module) or not _branches_on_training(module):
         return None
     return f"{kind.__name__} does something in training that the eval trace does not show"
 
@@ -50,14 +51,17 @@ def _is_off(module: nn.Module) -> bool:
     return bool(rates) and not any(rates)
 
 
-def _branches_on_training(kind: type[nn.Module]) -> bool:
-    for base in kind.__mro__:
+def _branches_on_training(module: nn.Module) -> bool:
+    rates = [child.p for child in module.children() if isinstance(child, nn.modules.dropout._DropoutNd)]
+    for base in type(module).__mro__:
         if base.__module__.startswith("torch.") or base is object:
             continue
         try:
             source = inspect.getsource(base)
         except (OSError, TypeError):
             continue
+        if not any(rates):
+            source = _ATTENTION_DROPOUT.sub("", source)
         if "self.training" in _HANDED_ON.sub("", source):
             return True
     return False

@@ -15,7 +15,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from sslcli.errors import UsageError
-from sslcli.graph.functionalise import op_name
+from sslcli.graph.nodes import op_name
 from sslcli.graph.program import Program
 
 # Arguments of operators that say whether the network is being trained.
