@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
-from sslcli.bench.compare import compare
+from sslcli.bench.comparison import compare
 from sslcli.bench.history import Change, compare_with_old
 from sslcli.bench.inputs import ModelSource, RunSettings
 from sslcli.bench.public import bench as _function

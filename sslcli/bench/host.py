@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,34 @@ def this_host(providers: Sequence[Provider]) -> Host:
             "numpy": np.__version__,
         },
     )
+
+
+@dataclass(frozen=True)
+class Load:
+    """CPU seconds used so far: by all processes of the machine, and by this one; and the wall clock."""
+
+    machine_s: float
+    own_s: float
+    wall_s: float
+
+
+def read_load() -> Load | None:
+    """The load so far; None where the system does not tell."""
+    try:
+        fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    except (OSError, IndexError):
+        return None
+    user, nice, system, _idle, _waiting, irq, soft_irq = (int(field) for field in fields[:7])
+    ticks = user + nice + system + irq + soft_irq
+    return Load(ticks / os.sysconf("SC_CLK_TCK"), time.process_time(), time.perf_counter())
+
+
+def others_load(before: Load | None, after: Load | None, cpus: int) -> float | None:
+    """Share of the processors' time between two readings that went to other processes."""
+    if before is None or after is None:
+        return None
+    others_s = (after.machine_s - before.machine_s) - (after.own_s - before.own_s)
+    return max(0.0, others_s) / (cpus * (after.wall_s - before.wall_s))
 
 
 def hardware_differences(one: Host, other: Host) -> list[str]:

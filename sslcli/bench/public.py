@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sslcli.bench.compare import Progress, compare
+from sslcli.bench.comparison import Progress, compare
 from sslcli.bench.inputs import ModelSource
 from sslcli.bench.results import Comparison
 from sslcli.bench.statistics import require_ratio

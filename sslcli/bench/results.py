@@ -11,6 +11,7 @@ import numpy as np
 
 from sslcli.bench.host import Host
 from sslcli.bench.inputs import Array
+from sslcli.bench.runner import ClockName
 from sslcli.bench.statistics import Latency, Ratio
 from sslcli.errors import InputError
 from sslcli.options.common import Provider
@@ -37,6 +38,7 @@ class Row:
         latency: summary of the samples.
         ratio: how many times faster than the base; None for the base itself.
         nodes: executed nodes by provider.
+        clock: what samples are made of: ``cpu`` time of the one thread that ran, or ``wall`` time.
         runs_per_sample: runs that one sample is the mean of.
         samples_ns: nanoseconds per run, block by block.
     """
@@ -53,6 +55,7 @@ class Row:
     latency: Latency
     ratio: Ratio | None
     nodes: Mapping[str, int]
+    clock: ClockName
     runs_per_sample: int
     samples_ns: tuple[tuple[int, ...], ...]
 
@@ -88,6 +91,7 @@ class Protocol:
         warmup: untimed runs of each subject.
         seed: seed of inputs, orders and resampling.
         tf32: whether CUDA might round float32 factors to TF32 in the timed runs.
+        others_load: share of the processors' time that other processes took meanwhile, None if unknown.
         spinning: what worker threads do between runs.
     """
 
@@ -95,6 +99,7 @@ class Protocol:
     warmup: int
     seed: int
     tf32: bool
+    others_load: float | None
     spinning: str = "during runs, stopped with them"
 
 

@@ -13,7 +13,7 @@ from sslcli.bench.graphs import ShapedGraph, fixed_batch, macs
 from sslcli.bench.inputs import Array, ModelSource, RunSettings
 from sslcli.bench.layers import Layer, LayerPairs
 from sslcli.bench.results import Kind, Row
-from sslcli.bench.runner import Subject, interleave
+from sslcli.bench.runner import Subject, interleave, sample_clock
 from sslcli.bench.sessions import BoundModel, bind
 from sslcli.bench.statistics import paired_ratio, summarise
 from sslcli.bench.unstructured import CsrConvolution, live_weights, random_weight, torch_threads
@@ -104,6 +104,7 @@ def time_entrants(
             latency=summarise(samples.ns, settings.batch_size or 1),
             ratio=None if entrant is base else paired_ratio(taken[0].ns, samples.ns, seed=settings.seed),
             nodes=entrant.nodes,
+            clock=sample_clock(settings),
             runs_per_sample=samples.runs_per_sample,
             samples_ns=tuple(tuple(round(value) for value in block) for block in samples.ns.tolist()),
         )

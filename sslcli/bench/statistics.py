@@ -20,6 +20,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 RESAMPLES = 2000
 _CONFIDENCE = 0.95
+_CHUNK = 1_000_000  # values drawn at a time
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,14 @@ def _block_ratios(base: Array, other: Array) -> Array:
 
 def _bootstrap_medians(values: Array, generator: np.random.Generator, resamples: int) -> Array:
     """Medians of ``resamples`` draws with replacement, (resamples,)."""
-    medians = np.empty(resamples)
-    for index in range(resamples):
-        medians[index] = np.median(values[generator.integers(0, len(values), len(values))])
-    return medians
+    rows = max(1, _CHUNK // len(values))
+    medians = [
+        np.median(
+            values[generator.integers(0, len(values), (min(rows, resamples - start), len(values)))], axis=1
+        )
+        for start in range(0, resamples, rows)
+    ]
+    return np.concatenate(medians)
 
 
 def _ratio(value: float, drawn: Array) -> Ratio:

