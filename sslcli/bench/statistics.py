@@ -134,13 +134,12 @@ def _block_ratios(base: Array, other: Array) -> Array:
 
 def _bootstrap_medians(values: Array, generator: np.random.Generator, resamples: int) -> Array:
     """Medians of ``resamples`` draws with replacement, (resamples,)."""
-    rows = max(1, _CHUNK // len(values))
-    medians = [
-        np.median(
-            values[generator.integers(0, len(values), (min(rows, resamples - start), len(values)))], axis=1
-        )
-        for start in range(0, resamples, rows)
-    ]
+    chunk = max(1, _CHUNK // len(values))
+    medians = []
+    for start in range(0, resamples, chunk):
+        rows = min(chunk, resamples - start)
+        chosen = generator.integers(0, len(values), (rows, len(values)))
+        medians.append(np.median(values[chosen], axis=1))
     return np.concatenate(medians)
 
 
