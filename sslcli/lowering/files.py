@@ -11,6 +11,7 @@ from sslcli.files import atomic_output, output_error
 from sslcli.lowering import check, protos
 
 _ALIGNMENT = 4096
+_SMALLEST_MOVED = 1024  # bytes; shapes and the like must stay where runtimes look for them
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
@@ -59,6 +60,8 @@ def _move_data(model: onnx.ModelProto, target: Path, location: str) -> None:
     with target.open("wb") as stream:
         for tensor in model.graph.initializer:
             raw = tensor.raw_data or protos.array(tensor).tobytes()
+            if len(raw) < _SMALLEST_MOVED:
+                continue
             stream.seek(-stream.tell() % _ALIGNMENT, 1)
             offset = stream.tell()
             stream.write(raw)

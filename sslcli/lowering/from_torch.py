@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from sslcli.errors import GraphError
+from sslcli.files import check_writable
 from sslcli.graph.program import Program
 from sslcli.graph.trace import trace
 from sslcli.lowering import check, protos
@@ -22,6 +23,7 @@ from sslcli.lowering.check import Reference
 from sslcli.lowering.clean import clean
 from sslcli.lowering.files import write_onnx
 from sslcli.lowering.fold_norm import fold_norm
+from sslcli.lowering.opset import to_opset
 from sslcli.lowering.precision import convert
 from sslcli.options.export import OPSET, DType
 
@@ -87,6 +89,8 @@ def export_onnx(
         VerificationError: ONNX and torch outputs differ; nothing is written.
         OutputError: ``path`` cannot be written.
     """
+    if path is not None:
+        check_writable(path)
     proto, references = translate(model, example, opset)
     proto = convert(proto, dtype)
     check.require_references(proto, references, check.TOLERANCE[dtype])
@@ -118,14 +122,8 @@ def finish(model: onnx.ModelProto, opset: int | None = None) -> onnx.ModelProto:
     Works in place unless the opset changes; None leaves the opset.
     """
     model = fold_norm(clean(model))
-    if opset is not None and protos.opset(model) != opset:
-        try:
-            model = clean(onnx.version_converter.convert_version(model, opset))
-        except (RuntimeError, onnx.version_converter.ConvertError) as error:
-            raise GraphError(
-                f"the graph cannot be brought to opset {opset} ({_first_line(error)})",
-                "choose another --opset",
-            ) from error
+    if opset is not None:
+        model = to_opset(model, opset)
     model.producer_name, model.producer_version = "sslcli", ""
     check.check_structure(model)
     return model

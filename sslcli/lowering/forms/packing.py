@@ -117,18 +117,20 @@ def _up(count: int, block: int) -> int:
 def chunks(problem: Packed, size: int | None, block: int = 16) -> list[Packed]:
     """Cut a problem along its columns into near-equal chunks of about ``size``; the sum of all is the whole.
 
-    Only the first carries the bias. Sizes are multiples of ``block`` save the last.
+    Columns go tap by tap then, so that a chunk needs few taps. Only the first chunk carries the bias. Sizes
+    are multiples of ``block`` save the last.
     """
     count = len(problem.columns)
     pieces = 1 if size is None else max(1, round(count / size))
     if pieces == 1:
         return [problem]
+    order = np.lexsort((problem.columns[:, 0], *problem.columns[:, :0:-1].T))
     step = _up(-(-count // pieces), block)
     return [
         Packed(
-            problem.weight[:, start : start + step],
+            problem.weight[:, order[start : start + step]],
             problem.bias if start == 0 else np.zeros_like(problem.bias),
-            problem.columns[start : start + step],
+            problem.columns[order[start : start + step]],
             problem.filters,
         )
         for start in range(0, count, step)
