@@ -7,13 +7,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.text import Text
-from rich.tree import Tree
 
 from sslcli.pipeline import results
-from sslcli.report import bench_tables, run_tables
-from sslcli.report.numbers import count, duration, metric, per_cent, size
+from sslcli.report import bench_tables, model_tables, run_tables
+from sslcli.report.numbers import count, duration, metric, per_cent
 from sslcli.report.runs import ReportResult
-from sslcli.report.tables import change_cell, layer_table, new_table
+from sslcli.report.tables import change_cell, file_line, new_table, notices, verified
 
 
 def render(console: Console, result: object) -> None:
@@ -44,65 +43,8 @@ def _training(console: Console, result: results.TrainingResult) -> None:
     for name, fraction in result.left.items():
         table.add_row(f"{_CAPITALS.get(name, name)} left if pruned", "", per_cent(fraction), "")
     console.print(table)
-    _file(console, f"{result.epochs} epochs in {duration(result.seconds)}", result.output)
-
-
-def _prune(console: Console, result: results.PruneResult) -> None:
-    table = new_table("", "before", "after", "left")
-    for name, before, after in (
-        ("MACs", result.macs_before, result.macs_after),
-        ("MACs, packed", result.macs_before, result.macs_packed),
-        ("parameters", result.params_before, result.params_after),
-    ):
-        left = Text(per_cent(after / max(before, 1)), style="green" if after < before else "yellow")
-        table.add_row(name, count(before), count(after), left)
-    console.print(table)
-    if result.layers:
-        console.print(layer_table(result.layers))
-    for split, metrics in result.metrics.items():
-        console.print(f"{split}: " + ", ".join(f"{name} {metric(name, v)}" for name, v in metrics.items()))
-    _verified(
-        console,
-        f"{_error(result.max_abs_error, result.max_rel_error)}, reloaded {result.reloaded_abs_error:.1e}",
-    )
-    _file(console, size(result.size_bytes), result.output)
-
-
-def _export(console: Console, result: results.ExportResult) -> None:
-    if result.layers:
-        console.print(layer_table(result.layers))
-    _verified(console, _error(result.max_abs_error, result.max_rel_error))
-    _file(console, f"{size(result.size_bytes)}, lowering {result.lowering}", result.output)
-
-
-def _inspect(console: Console, result: results.InspectResult) -> None:
-    if result.layers:
-        console.print(layer_table(result.layers))
-    packed = f" ({count(result.macs_packed)} packed)" if result.macs_packed != result.macs else ""
-    console.print(f"{count(result.macs)} MACs{packed}, {count(result.params)} parameters", highlight=False)
-    for name, value in result.details.items():
-        if value:
-            console.print(_branch(name.replace("_", " "), value))
-
-
-def _branch(name: str, value: object) -> Tree:
-    tree = Tree(Text(name, style="bold"))
-    _grow(tree, value)
-    return tree
-
-
-def _grow(tree: Tree, value: object) -> None:
-    pairs = value.items() if isinstance(value, dict) else []
-    for key, inner in pairs:
-        if isinstance(inner, (dict, list)) and inner:
-            _grow(tree.add(Text(str(key))), inner)
-        else:
-            tree.add(Text(f"{key}: {inner}"))
-    for inner in value if isinstance(value, list) else []:
-        if isinstance(inner, dict):
-            tree.add(Text(", ".join(f"{key} {item}" for key, item in inner.items())))
-        else:
-            tree.add(Text(str(inner)))
+    notices(console, result.notes)
+    file_line(console, f"{result.epochs} epochs in {duration(result.seconds)}", result.output)
 
 
 def _evaluate(console: Console, result: results.EvaluateResult) -> None:
@@ -115,8 +57,8 @@ def _evaluate(console: Console, result: results.EvaluateResult) -> None:
 
 def _apply_plan(console: Console, result: results.ApplyPlanResult) -> None:
     if result.max_abs_error is not None:
-        _verified(console, f"largest difference on the plan's probe {result.max_abs_error:.1e}")
-    _file(console, f"{count(result.params)} parameters", result.output)
+        verified(console, f"largest difference on the plan's probe {result.max_abs_error:.1e}")
+    file_line(console, f"{count(result.params)} parameters", result.output)
 
 
 def _planned(console: Console, result: results.Planned) -> None:
@@ -143,17 +85,17 @@ def _recipe_text(console: Console, result: results.RecipeText) -> None:
 
 
 def _report(console: Console, result: ReportResult) -> None:
-    _file(console, f"report on {', '.join(result.runs)}", result.output)
+    file_line(console, f"report on {', '.join(result.runs)}", result.output)
 
 
 _CAPITALS = {"macs": "MACs", "params": "parameters"}
 
 _PRINTERS: dict[type, Callable[[Console, Any], None]] = {
     results.TrainingResult: _training,
-    results.PruneResult: _prune,
-    results.ExportResult: _export,
+    results.PruneResult: model_tables.print_prune,
+    results.ExportResult: model_tables.print_export,
     results.BenchResult: bench_tables.print_bench,
-    results.InspectResult: _inspect,
+    results.InspectResult: model_tables.print_inspect,
     results.EvaluateResult: _evaluate,
     results.ApplyPlanResult: _apply_plan,
     results.Planned: _planned,
@@ -166,16 +108,3 @@ _PRINTERS: dict[type, Callable[[Console, Any], None]] = {
 
 def _share(part: int, whole: int) -> Text:
     return Text(per_cent(part / max(whole, 1)), style="green" if part else "yellow")
-
-
-def _error(absolute: float, relative: float) -> str:
-    return f"largest difference {absolute:.1e} (relative {relative:.1e})"
-
-
-def _verified(console: Console, text: str) -> None:
-    console.print(Text.assemble(("verified", "green"), f": {text}"))
-
-
-def _file(console: Console, text: str, output: str) -> None:
-    # the path stands whole on its line, so that it can be copied
-    console.print(Text.assemble(f"{text} -> ", (output, "bold")), soft_wrap=True)

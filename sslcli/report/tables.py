@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from sslcli.report import numbers
-
-# keys of a layer, in the order and under the heads that tables show them
-_LAYER_COLUMNS = {
-    "name": "layer",
-    "layer": "layer",
-    "kind": "kind",
-    "choice": "lowering",
-    "lowering": "lowering",
-    "filters": "filters",
-    "channels": "channels",
-    "columns": "columns",
-    "macs": "MACs",
-    "macs_before": "MACs before",
-    "macs_after": "MACs after",
-    "macs_packed": "packed",
-}
-_REMARKS = ("note", "why", "reason")
 
 
 def new_table(*columns: str, left: int = 1, gap: int = 2) -> Table:
@@ -37,35 +20,6 @@ def new_table(*columns: str, left: int = 1, gap: int = 2) -> Table:
         else:
             table.add_column(column, justify="right", no_wrap=True)
     return table
-
-
-def layer_table(layers: Sequence[Mapping[str, Any]]) -> Table:
-    """Layers as rows; values of unknown keys are left to the JSON, empty columns are left out."""
-    keys = [key for key in _LAYER_COLUMNS if any(_given(layer.get(key)) for layer in layers)]
-    remarks = [key for key in _REMARKS if any(layer.get(key) for layer in layers)]
-    table = new_table(*(_LAYER_COLUMNS[key] for key in keys))
-    for key in remarks:
-        table.add_column(key, overflow="fold", style="dim", ratio=1)
-    for layer in layers:
-        table.add_row(
-            *(cell(layer.get(key)) for key in keys), *(str(layer.get(key) or "") for key in remarks)
-        )
-    return table
-
-
-def cell(value: object) -> str:
-    """A value of any kind in a table; ``[5, 20]`` is 5 of 20."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return numbers.count(value)
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, (list, tuple)) and len(value) == 2:
-        return f"{cell(value[0])}/{cell(value[1])}"
-    return str(value)
 
 
 def speedup_cell(value: float | None, low: float | None, high: float | None) -> Text:
@@ -93,5 +47,17 @@ def change_cell(name: str, before: float | None, after: float | None) -> Text:
     return Text(text, style="green" if better else "red")
 
 
-def _given(value: object) -> bool:
-    return value is not None and value != ""
+def verified(console: Console, text: str) -> None:
+    """What was checked, and found right."""
+    console.print(Text.assemble(("verified", "green"), f": {text}"))
+
+
+def file_line(console: Console, text: str, output: str) -> None:
+    """Where the result is; the path stands whole on its line, so that it can be copied."""
+    console.print(Text.assemble(f"{text} -> ", (output, "bold")), soft_wrap=True)
+
+
+def notices(console: Console, notes: Iterable[str]) -> None:
+    """Sentences that a user should see."""
+    for note in notes:
+        console.print(Text(note, style="yellow"))

@@ -1,4 +1,10 @@
+import dataclasses
+import json
+import shutil
+
 import pytest
+import torch
+from torch import nn
 
 from sslcli.pipeline import results
 from sslcli.report import to_json
@@ -22,7 +28,7 @@ def bench_row(name, layer, median_ms, speedup=None, kind="onnx", limit=None):
     return results.BenchRow(name, layer, "cpu", kind, median_ms, 1.1 * median_ms, speedup, low, high, limit)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def bench_result():
     """LeNet's two convolutions: conv1 got slower, conv2 faster; conv2 as CSR as well."""
     rows = [bench_row("baseline", None, 0.2), bench_row("small", None, 0.05, 4.0)]
@@ -42,7 +48,7 @@ def bench_result():
     return results.BenchResult(rows, layers, files, comparison)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_result(bench_result):
     dense = [
         layer("conv1", 20, 1, 25, 288_000),
@@ -59,10 +65,66 @@ def run_result(bench_result):
         results.ModelRow("small", 0.008, small, 372_000, 340_000, 160_000, 640_000, 0.05, 4.0, 3.88, 4.12),
     ]
     steps = [
-        results.StepOutcome("baseline", "train", [], "cached", 0.0, ["runs/demo/baseline/model.pt2"]),
+        results.StepOutcome(
+            "baseline",
+            "train",
+            [],
+            "cached",
+            0.0,
+            ["runs/demo/baseline/model.pt2"],
+            result={"data": {"samples": {"test": 1000}}},
+        ),
         results.StepOutcome("small", "prune", ["baseline"], "run", 3.21, ["runs/demo/small/model.pt2"]),
         results.StepOutcome("speed", "bench", ["small"], "run", 65.0, [], result=to_json(bench_result)),
     ]
     return results.RunResult(
         "recipes/demo.yaml", "runs/demo", False, 68.2, steps, models, "runs/demo/report.html"
     )
+
+
+def course(epochs=5):
+    return [
+        {
+            "kind": "epoch",
+            "phase": "sparse",
+            "epoch": epoch,
+            "epochs": epochs,
+            "loss": 1 / epoch,
+            "penalty": 2 / epoch,
+            "metrics": {"accuracy": 0.9 + 0.01 * epoch, "loss": 0.3},
+            "zero_groups": {"filter": [epoch, 10]},
+            "strengths": {"filter": 0.005 * epoch},
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+@pytest.fixture(scope="session")
+def saved_model(tmp_path_factory):
+    """Two convolutions as a ``.pt2``; the first of the second's two filters is zero."""
+    from sslcli import checkpoint
+
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Conv2d(3, 2, 3)).eval()
+    with torch.no_grad():
+        model[1].weight[0] = 0
+    path = tmp_path_factory.mktemp("model") / "model.pt2"
+    checkpoint.save(model, path, example=(torch.zeros(2, 1, 8, 8),))
+    return path
+
+
+@pytest.fixture(scope="session")
+def write_run(run_result):
+    """Writes a folder as ``sslcli run`` leaves it; with a real model in it where one is given."""
+
+    def write(folder, model=None, **changes):
+        for step in run_result.steps:
+            (folder / step.id).mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps(to_json(dataclasses.replace(run_result, **changes))))
+        lines = [json.dumps(record) for record in course()]
+        (folder / "baseline" / "metrics.jsonl").write_text("\n".join([*lines, '{"kind": "epo']))
+        (folder / "small" / "step.json").write_text(json.dumps({"given": {"target": {"macs": 0.5}}}))
+        if model is not None:
+            shutil.copy(model, folder / "small" / "model.pt2")
+        return folder
+
+    return write

@@ -9,6 +9,19 @@ from sslcli.errors import GateError
 from sslcli.pipeline import results
 from sslcli.report import render
 
+
+def pruned(name, filters, why):
+    counts = {"macs_before": 1_600_000, "macs_after": 150_000, "macs_packed": 130_000}
+    return {"name": name, "kind": "conv", "filters": filters, "columns": [60, 500], **counts, "why": why}
+
+
+def lowered(layer, choice):
+    timed = {"median_ms": 0.02, "speedup": 5.0, "low": 4.8, "high": 5.2}
+    refused = {"slices": "the kernel is too large"}
+    return {"layer": layer, "live": 0.0812, "choice": choice, "timings": {"taps": timed}, "refused": refused,
+            "note": None}  # fmt: skip
+
+
 TRAINING = results.TrainingResult(
     command="regularize",
     source="dense.pt2",
@@ -26,6 +39,7 @@ TRAINING = results.TrainingResult(
 PRUNE = results.PruneResult(
     source="sparse.pt2",
     output="small.pt2",
+    plan="small.plan.json",
     macs_before=2_288_000,
     macs_after=372_000,
     macs_packed=340_000,
@@ -36,19 +50,28 @@ PRUNE = results.PruneResult(
     max_rel_error=1e-7,
     reloaded_abs_error=0.0,
     layers=[
-        {"name": "features.block1.0.conv2+features.block1.1.conv2", "filters": [5, 20], "why": "x" * 70},
+        pruned("features.block1.0.conv2+features.block1.1.conv2", [5, 20], "its output is the model's"),
+        pruned("fc", [10, 10], "its output is the model's"),
     ],
+    unknown=["aten.frobnicate in head"],
     metrics={"validation": {"accuracy": 0.975, "loss": 0.05}},
 )
 OTHERS = [
     TRAINING,
     PRUNE,
     results.ExportResult(
-        "small.pt2", "small.onnx", 640_000, "auto", 1e-6, 1e-7, [{"layer": "conv1", "choice": "dense"}]
+        "small.pt2", "small.onnx", 640_000, "auto", 1e-6, 1e-7,
+        [lowered("conv1", "dense"), lowered("conv2", "taps")], {"value": 2.5, "low": 2.4, "high": 2.6}, True,
     ),
     results.InspectResult(
-        "small.pt2", 372_000, 340_000, 160_000, [{"name": "conv1", "kind": "conv", "filters": 20}],
-        {"pinned": {"conv1": "its input is the model's"}, "notes": ["one"]},
+        "small.pt2", 372_000, 340_000, 160_000,
+        [{"name": "layer1.0.conv1", "kind": "conv", "shape": [512, 512, 3, 3], "filters": [19, 512],
+          "channels": [512, 512], "columns": [4000, 4608], "macs": 1_600_000, "why": "x" * 100}],
+        {"left if pruned": {"macs": 300_000, "params": 100_000}, "unknown": ["aten.frobnicate in head"],
+         "groups": [{"structure": "filter", "label": "conv1+conv2", "count": 20, "zero": 3}],
+         "notes": ["the class could not be rebuilt"],
+         "record": {"arch": "lenet", "metrics": {"test accuracy": 0.99}, "mean": [0.1307],
+                    "provenance": [{"command": "train", "options": {"epochs": 10}}]}},
     ),
     results.EvaluateResult("a.pt2", "cifar10", "test", 10_000, {"accuracy": 0.9173, "loss": 0.4}, 12.3),
     results.ApplyPlanResult("plan.json", "lenet", "small.safetensors", 160_000, 1e-7),
@@ -99,8 +122,32 @@ def test_a_loss_of_accuracy_is_red_and_a_gain_green():
 def test_prune_shows_what_is_left_and_that_it_was_verified():
     text = printed(PRUNE)
     assert "2.29 M" in text
+    assert re.search(r"^fc +10 +60/500 +1.6 M +150 k +130 k$", text, flags=re.MULTILINE)
     assert "16.3 %" in text
     assert "verified: largest difference 2.4e-07 (relative 1.0e-07)" in text
+
+
+def test_what_stays_whole_is_told_once_a_reason():
+    text = " ".join(printed(PRUNE).split())
+    assert "features.block1.0.conv2+features.block1.1.conv2, fc: its output is the model's" in text
+    assert "an op that no rule knows: aten.frobnicate in head" in text
+
+
+def test_export_shows_choices_and_what_was_timed():
+    text = printed(OTHERS[2])
+    assert re.search(r"^conv2 +8.12 % +taps +5.00x +4.80-5.20$", text, flags=re.MULTILINE)
+    assert re.search(r"^conv1 +8.12 % +dense *$", text, flags=re.MULTILINE)
+    assert "whole model 2.50x as fast as dense (2.40-2.60)" in text
+    assert "slices: the kernel is too large" in text
+
+
+def test_inspect_shows_layers_groups_and_the_record():
+    text = printed(OTHERS[3])
+    assert re.search(r"512x512x3x3 +19/512 +512 +4000/4608 +1.6 M", text)
+    assert re.search(r"filter +conv1\+conv2 +3 +20", text)
+    assert "pruning now would leave 300 k MACs" in text
+    assert "made by train: epochs 10" in text
+    assert "metrics: test accuracy 0.99" in text
 
 
 def test_markup_in_data_is_text():

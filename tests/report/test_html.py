@@ -1,0 +1,168 @@
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from sslcli.errors import GateError, InputError
+from sslcli.report import figures
+from sslcli.report.html import write_report
+from sslcli.report.page_tables import wilson
+
+pytest.importorskip("matplotlib")
+
+
+class Page(HTMLParser):
+    """What a browser would load, and what a reader would see."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags = []
+        self.words = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.words.append(data.strip())
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def folder(write_run, saved_model, tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs") / "demo", saved_model)
+
+
+@pytest.fixture(scope="module")
+def page(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    write_report(folder, path)
+    return Page(path.read_text())
+
+
+def test_nothing_is_loaded_from_anywhere(page):
+    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in page.tags}
+    addresses = [value for _, attributes in page.tags for name, value in attributes.items()
+                 if name in ("src", "href", "xlink:href")]  # fmt: skip
+    assert addresses
+    assert all(address.startswith(("data:image/png;base64,", "#")) for address in addresses)
+    assert "@import" not in "".join(page.words)
+
+
+def test_every_picture_has_words_and_every_id_is_its_own(page):
+    pictures = page.all("svg")
+    assert all(picture["role"] == "img" and picture["aria-label"] for picture in pictures)
+    identifiers = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers))
+    used = re.findall(r"url\(#([^)]+)\)", " ".join(str(attributes) for _, attributes in page.tags))
+    assert set(used) <= set(identifiers)
+
+
+def test_the_pictures_are_those_of_the_run(page):
+    assert {
+        "Accuracy over cost",
+        "Where the arithmetic was, and what is left",
+        "Speedup of each layer",
+        "0 as a matrix",
+        "0: learned filter shape",
+        "1 as a matrix",
+        "1: learned filter shape",
+        "baseline: loss and penalty",
+        "baseline: accuracy",
+        "baseline: zero groups",
+        "baseline: strengths",
+    } <= set(page.words)
+    assert "1 of 2 filters and 27 of 27 columns are left, 50 % of its arithmetic." in page.words
+
+
+def test_the_summary_says_before_after_and_how_sure(page):
+    for words in ("99.20 %", "was 99.10 %", "+0.10 points", "14.9 %", "4.00x", "95 % interval 3.88-4.12"):
+        assert words in page.words
+    low, high = wilson(992, 1000)
+    assert f"95 % interval {100 * low:.2f} to {100 * high:.2f} %, 1000 samples" in page.words
+
+
+def test_layers_steps_host_and_command_are_there(page):
+    for words in ("19 of 50", "60 of 500", "8.12 %", "12.20x", 'target: {"macs": 0.5}', "a processor"):
+        assert words in page.words
+    assert "sslcli run recipes/demo.yaml" in page.words
+
+
+def test_the_same_run_gives_the_same_page(folder, tmp_path):
+    for name in ("first.html", "second.html"):
+        write_report(folder, tmp_path / name)
+    assert (tmp_path / "first.html").read_bytes() == (tmp_path / "second.html").read_bytes()
+
+
+def test_names_are_text_not_markup(write_run, tmp_path):
+    write_report(write_run(tmp_path / "<b>bold"), tmp_path / "report.html")
+    assert "<b>bold" not in (tmp_path / "report.html").read_text()
+    assert "<b>bold" in Page((tmp_path / "report.html").read_text()).words
+
+
+def test_several_runs_stand_side_by_side(write_run, tmp_path):
+    made = write_report([write_run(tmp_path / "one"), write_run(tmp_path / "two")], tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text())
+    assert made.runs == ["one", "two"]
+    assert "The runs side by side" in page.words
+    identifiers = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_a_failed_gate_is_said(write_run, tmp_path):
+    write_report(
+        write_run(tmp_path / "demo", failure=GateError("small is 1.2x as fast")), tmp_path / "report.html"
+    )
+    text = " ".join(Page((tmp_path / "report.html").read_text()).words)
+    assert "did not reach its goal: small is 1.2x as fast" in text
+
+
+def test_without_the_plotting_library_the_page_says_so(write_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "can_draw", lambda: False)
+    write_report(write_run(tmp_path / "demo"), tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.all("svg") == []
+    assert "pip install 'sslcli[report]'" in page.words
+    assert "99.20 %" in page.words
+
+
+def test_a_model_that_cannot_be_read_is_said(write_run, tmp_path):
+    folder = write_run(tmp_path / "demo")
+    (folder / "small" / "model.pt2").write_bytes(b"nothing")
+    write_report(folder, tmp_path / "report.html")
+    words = " ".join(Page((tmp_path / "report.html").read_text()).words)
+    assert "No pictures of the weights of small" in words
+
+
+def test_a_run_without_models_is_a_page_too(write_run, tmp_path):
+    write_report(write_run(tmp_path / "demo", models=[], steps=[]), tmp_path / "report.html")
+    assert "The steps of the recipe" in Page((tmp_path / "report.html").read_text()).words
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "no finished run"),
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"schema": "x/2"}', "has schema x/2"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_refused(tmp_path, content, says):
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(InputError, match=says) as caught:
+        write_report(tmp_path, tmp_path / "report.html")
+    assert caught.value.hint
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_the_interval_of_a_fraction():
+    low, high = wilson(0, 10)
+    z = 1.959964
+    assert math.isclose(low, 0, abs_tol=1e-12)
+    assert math.isclose(high, z * z / (10 + z * z))
+    assert wilson(30, 100)[0] == pytest.approx(1 - wilson(70, 100)[1])
