@@ -12,7 +12,7 @@ from sslcli.checkpoint.record import InputSpec
 from sslcli.errors import ModelError
 
 BATCH = 2
-_MAX_ELEMENTS = 1 << 28  # of one example input; 1 GB in float32
+_MAX_ELEMENTS = 1 << 27  # of one sample; a batch of two takes 1 GB in float32
 
 
 def make_example(inputs: Sequence[InputSpec]) -> tuple[Tensor, ...]:
@@ -45,7 +45,9 @@ def batch_of_two(example: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 def _tensor(spec: InputSpec, generator: torch.Generator) -> Tensor:
     if math.prod(spec.shape) > _MAX_ELEMENTS:
-        raise ModelError(f"an input of shape {spec.shape} is too large to try the model on")
+        raise ModelError(
+            f"an input of shape {spec.shape} is too large to try the model on", "give --input-shape"
+        )
     dtype: torch.dtype = getattr(torch, spec.dtype)
     if dtype.is_floating_point:
         return torch.randn(BATCH, *spec.shape, generator=generator).to(dtype)

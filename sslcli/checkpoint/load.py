@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from sslcli import models
 from sslcli.checkpoint.examples import batch_of_two, make_example
-from sslcli.checkpoint.match import check_finite, fits, load_tensors
+from sslcli.checkpoint.match import check_finite
 from sslcli.checkpoint.pt2 import Pt2, read_pt2
+from sslcli.checkpoint.rebuild import check_recorded, may_rebuild, with_tensors
 from sslcli.checkpoint.record import InputSpec, Record
-from sslcli.checkpoint.reshape import reshaped
 from sslcli.checkpoint.sniff import sniff
 from sslcli.checkpoint.states import States, read_pickle, read_safetensors
 from sslcli.errors import ModelError, PlanError
@@ -24,6 +24,7 @@ from sslcli.graph.module import TracedModule
 from sslcli.graph.trace import trace
 
 FRESH = "arch:"
+_GRAPH = "the graph itself is used"
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,14 @@ def _from_states(
     record = states.record or Record()
     if states.module is not None:
         return _from_module(states.module, record, path, arch, shape)
-    arch, arch_args = _chosen(record, arch, arch_args, path)
-    if arch is None:
+    if arch is None and record.arch is None:
         raise ModelError(f"{path} holds weights but not their architecture", "name it with --arch")
-    model = models.build(arch, arch_args)
-    model = _fitted(model, record, states.tensors, str(path))
+    if arch is None and not may_rebuild(record):
+        raise ModelError(
+            f"{path} was made from {record.arch}, which is code and not run unasked",
+            f"give --arch {record.arch}",
+        )
+    arch, model, arch_args = _class(record, arch, arch_args, states.tensors, path)
     record = dataclasses.replace(
         record,
         arch=arch,
@@ -133,20 +137,21 @@ def _from_pt2(
     archive = read_pt2(path)
     record = dataclasses.replace(archive.record, inputs=_shaped(archive.record.inputs, shape))
     check_finite(archive.tensors, str(path))
-    name, arguments = _chosen(record, arch, arch_args, path)
     notes: tuple[str, ...] = ()
     model: nn.Module | None = None
-    if name is not None and (arch is not None or models.kind(name) != "code"):
+    if arch is not None or may_rebuild(record):
         try:
-            model = _fitted(models.build(name, arguments), record, archive.tensors, str(path))
+            name, model, arguments = _class(record, arch, arch_args, archive.tensors, path)
             record = dataclasses.replace(record, arch=name, arch_args=arguments)
         except (ModelError, PlanError) as error:
             if arch is not None:
                 raise
-            notes = (f"the class {name} could not be rebuilt ({error.what}); the graph itself is used",)
-    elif name is not None:
+            notes = (
+                f"the class {record.arch} could not be rebuilt ({error.what}); the graph itself is used",
+            )
+    elif record.arch is not None:
         notes = (
-            f"the graph itself is used, since code is not run unasked; give --arch {name} for its class",
+            f"the graph itself is used, since code is not run unasked; for its class: --arch {record.arch}",
         )
     if model is None:
         program = trace(archive.exported())
@@ -162,27 +167,23 @@ def _example(archive: Pt2, record: Record, shape: tuple[int, ...] | None) -> tup
     return make_example(record.inputs or archive.inputs())
 
 
-def _fitted(model: nn.Module, record: Record, tensors: Mapping[str, Tensor], where: str) -> nn.Module:
-    """The model with the tensors in it, reshaped by the record's plan where the fresh class does not fit."""
-    if record.plan is not None and not fits(model, tensors):
-        model = reshaped(model, record.plan, where)
-    load_tensors(model, tensors, where)
-    return model
-
-
-def _chosen(
-    record: Record, arch: str | None, arch_args: dict[str, object], path: Path
-) -> tuple[str | None, dict[str, object]]:
-    """The architecture to build: the caller's, which must not contradict the record's, or the record's."""
-    if arch is None:
-        return record.arch, {**record.arch_args, **arch_args}
-    if (
-        record.arch is not None
-        and arch != record.arch
-        and "code" not in (models.kind(arch), models.kind(record.arch))
-    ):
-        raise ModelError(f"{path} was made from {record.arch}, not from {arch}", "leave out --arch")
-    return arch, arch_args or dict(record.arch_args)
+def _class(
+    record: Record,
+    arch: str | None,
+    arch_args: dict[str, object],
+    tensors: Mapping[str, Tensor],
+    path: Path,
+) -> tuple[str, nn.Module, dict[str, object]]:
+    """The model's own class with the tensors in it; the caller's arch must not contradict the record's."""
+    name = arch or record.arch
+    assert name is not None
+    kinds = {models.kind(known) for known in (name, record.arch) if known is not None}
+    if record.arch is not None and name != record.arch and "code" not in kinds:
+        raise ModelError(f"{path} was made from {record.arch}, not from {name}", "leave out --arch")
+    check_recorded(name, record, tensors, str(path))
+    arguments = {**record.arch_args, **arch_args}
+    model = with_tensors(models.build(name, arguments), record, tensors, str(path))
+    return name, model, arguments
 
 
 def _inputs(arch: str | None, shape: tuple[int, ...] | None, where: str) -> tuple[InputSpec, ...]:

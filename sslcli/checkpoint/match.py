@@ -104,4 +104,9 @@ def _listed(label: str, names: list[str]) -> str:
 def _names(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(name[:120] for name in names[:_SHOWN]) + more
+    return ", ".join(printable(name) for name in names[:_SHOWN]) + more
+
+
+def printable(name: object) -> str:
+    """A name out of a file, fit for one line of an error."""
+    return "".join(c if c.isprintable() else "?" for c in str(name))[:120]

@@ -28,7 +28,7 @@ MAX_BYTES = 64 << 20  # a plan of a network with a million kept indices takes ab
 # An absolute path, possibly after a prefix such as `imagefolder:`; the group is what stays.
 _ABSOLUTE = re.compile(r"^((?:[\w.+-]+:)?)(?:/|[A-Za-z]:[\\/]|~).*[\\/]?$", re.DOTALL)
 
-Name = Annotated[str, Field(min_length=1, max_length=1000)]
+Name = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f]+$")]  # fit for a line of text
 Axis = Annotated[int, Field(ge=1)]
 
 
@@ -98,7 +98,7 @@ class Record:
     tied: tuple[tuple[Name, ...], ...] = ()
     zero_groups: dict[str, dict[str, int]] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[Name, ...] = ()
     provenance: tuple[Step, ...] = ()
     sslcli: str = sslcli.__version__
     version: Literal[1] = SCHEMA_VERSION

@@ -122,7 +122,7 @@ def _save_pt2(model: nn.Module, path: Path, example: tuple[Tensor, ...] | None, 
         model = copy.deepcopy(model).cpu()
     example = tuple(tensor.detach().cpu() for tensor in example)
     program = trace(model, example)
-    record = dataclasses.replace(record, tied=_groups(program.tied), notes=program.notes)
+    record = dataclasses.replace(record, tied=_groups(program.tied), notes=_lines(program.notes))
     expected = run_in_eval(model, example)
     with atomic_output(path) as temporary:
         write_program(program, temporary, record)
@@ -137,6 +137,10 @@ def _verify_program(expected: list[Tensor], example: tuple[Tensor, ...], written
     graph = torch.export.load(str(written)).module()
     _compare(expected, run_in_eval(graph, example), f"the graph in {path}")
     _compare(expected, run_in_eval(load(written).model, example), f"the model loaded from {path}")
+
+
+def _lines(notes: Sequence[str]) -> tuple[str, ...]:
+    return tuple(" ".join(note.split())[:1000] for note in notes)
 
 
 def _loads_alike(expected: list[Tensor], example: tuple[Tensor, ...], written: Path) -> bool:

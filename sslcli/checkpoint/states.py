@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sslcli.checkpoint.archive import Archive
+from sslcli.checkpoint.match import printable
 from sslcli.checkpoint.record import METADATA_KEY, Record
 from sslcli.errors import ModelError
 from sslcli.reference import describe, import_path
@@ -125,7 +126,7 @@ def _states(content: Any, path: Path) -> States:
                 content = inner
                 break
         else:
-            keys = ", ".join(str(key)[:40] for key in list(content)[:8])
+            keys = ", ".join(printable(key) for key in list(content)[:8])
             raise ModelError(
                 f"{path} holds no state dict (its keys are: {keys or 'none'})",
                 _SAVE,

@@ -80,7 +80,7 @@ def test_a_plan_that_removes_layers_leaves_the_graph_with_a_note(pruned, tmp_pat
     path = save(SimpleNamespace(**{**vars(pruned), "plan": gone}), tmp_path / "small.pt2")
     loaded = load(path)
     assert isinstance(loaded.model, TracedModule)
-    assert "lenet could not be rebuilt" in loaded.notes[0]
+    assert "since lenet could not be rebuilt" in loaded.notes[0]
 
 
 PLANS = {
