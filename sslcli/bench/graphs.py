@@ -121,7 +121,10 @@ def cut(graph: ShapedGraph, nodes: Sequence[onnx.NodeProto]) -> bytes:
     source = graph.proto
     return bytes(
         onnx.helper.make_model(
-            piece, opset_imports=source.opset_import, ir_version=source.ir_version
+            piece,
+            opset_imports=source.opset_import,
+            ir_version=source.ir_version,
+            functions=source.functions,
         ).SerializeToString()
     )
 

@@ -16,7 +16,8 @@ import onnx
 from sslcli.bench.graphs import ShapedGraph, between, cut, macs
 from sslcli.errors import GraphError, UsageError
 
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+_WEIGHTED = _CONVOLUTIONS | {"Gemm", "MatMul"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def match_layers(
     """
     named = [(layer_name(node), node) for node in base.nodes if is_layer(base, node)]
     chosen = [(name, node) for name, node in named if fnmatchcase(name, glob)]
+    if not named and glob == "*":
+        return [], ["the base has no layer with weights"]
     if not chosen:
         known = ", ".join(name for name, _ in named[:8])
         raise UsageError(
@@ -85,7 +88,7 @@ def is_layer(graph: ShapedGraph, node: onnx.NodeProto) -> bool:
     """Whether ``node`` is a convolution or a matrix product with a weight."""
     if node.op_type not in _WEIGHTED:
         return False
-    return node.op_type in {"Conv", "ConvTranspose"} or node.input[1] in graph.constants
+    return node.op_type in _CONVOLUTIONS or any(name in graph.constants for name in node.input[:2])
 
 
 def layer_name(node: onnx.NodeProto) -> str:

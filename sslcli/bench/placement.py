@@ -69,12 +69,17 @@ def read_placements(events: Sequence[Mapping[str, Any]]) -> tuple[NodePlacement,
 
 def require_session_provider(session: ort.InferenceSession, provider: Provider) -> None:
     """Raise DeviceError if ``session`` was opened on another provider than the one asked for."""
-    if session.get_providers()[0] != PROVIDER_NAMES[provider]:
-        raise DeviceError(
-            f"ONNX Runtime {ort.__version__} has {PROVIDER_NAMES[provider]} but could not start it "
-            f"and fell back to {session.get_providers()[0]}",
-            "check the GPU driver and that CUDA and cuDNN of the versions it asks for are installed",
-        )
+    found = session.get_providers()[0]
+    if found != PROVIDER_NAMES[provider]:
+        raise cannot_start(provider, f"it fell back to {found}")
+
+
+def cannot_start(provider: Provider, reason: str) -> DeviceError:
+    """The error for a provider that this ONNX Runtime has, but cannot use here."""
+    return DeviceError(
+        f"ONNX Runtime {ort.__version__} has {PROVIDER_NAMES[provider]} but could not start it ({reason})",
+        "check the GPU driver and that CUDA and cuDNN of the versions it asks for are installed",
+    )
 
 
 def _is_shape_arithmetic(args: Mapping[str, Any]) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -25,13 +25,15 @@ from sslcli.bench.inputs import (
     read_proto,
 )
 from sslcli.bench.placement import (
+    PROVIDER_NAMES,
     NodePlacement,
+    cannot_start,
     read_placements,
     require_placement,
     require_provider,
     require_session_provider,
 )
-from sslcli.errors import InputError, ModelError
+from sslcli.errors import DeviceError, InputError, ModelError
 from sslcli.options.common import Provider
 
 
@@ -77,8 +79,10 @@ class BoundModel:
     def _bind_outputs(self) -> None:
         values = self._binding.get_outputs()
         for output, value in zip(self._session.get_outputs(), values, strict=True):
+            element = value.element_type()
+            kind = onnx.helper.tensor_dtype_to_np_dtype(element)
             empty = ort.OrtValue.ortvalue_from_shape_and_type(
-                value.shape(), value.element_type(), self._device, 0
+                value.shape(), element if kind.name == "bfloat16" else kind, self._device, 0
             )
             self._binding.bind_ortvalue_output(output.name, empty)
 
@@ -97,12 +101,13 @@ def bind(model: ModelSource, settings: RunSettings, inputs: Mapping[str, Array] 
         InputError: the model does not take the batch size or leaves a shape open.
     """
     require_provider(settings.provider)
+    if settings.provider == "cuda":
+        require_cuda_starts()
     described = read_inputs(read_proto(model))
     shapes = {item.name: input_shape(item, settings) for item in described}
     with tempfile.TemporaryDirectory(prefix="sslcli-profile-") as folder:
         options = _session_options(settings, _overrides(described, shapes), Path(folder))
         session = _open(model, options, settings)
-        require_session_provider(session, settings.provider)
         feed = inputs if inputs is not None else random_inputs(described, shapes, settings.seed)
         bound = _bind_or_explain(session, feed, settings.provider, model)
     require_placement(bound.placements, settings.provider, describe(model))
@@ -140,25 +145,42 @@ def _overrides(
 
 def _open(model: ModelSource, options: ort.SessionOptions, settings: RunSettings) -> ort.InferenceSession:
     source = model if isinstance(model, bytes) else str(model)
-    if settings.provider == "cuda":
-        _preload_cuda()
-        providers: list[Any] = [("CUDAExecutionProvider", {"use_tf32": "1" if settings.tf32 else "0"})]
-    else:
-        providers = ["CPUExecutionProvider"]
+    chosen = {"use_tf32": "1" if settings.tf32 else "0"} if settings.provider == "cuda" else {}
     try:
-        session = ort.InferenceSession(source, options, providers=providers)
+        # With its fall-back, what fails on CUDA is silently repeated on the CPU in a new session.
+        return ort.InferenceSession(
+            source, options, providers=[(PROVIDER_NAMES[settings.provider], chosen)], enable_fallback=0
+        )
     except Exception as error:
         raise ModelError(f"ONNX Runtime cannot open {describe(model)} ({error})") from error
-    # Without this a failing run is silently repeated on the CPU in a new session.
-    session.disable_fallback()
-    return session
 
 
-def _preload_cuda() -> None:
-    """Load CUDA and cuDNN from their wheels where they are not on the loader's path."""
+@functools.cache
+def require_cuda_starts() -> None:
+    """Raise DeviceError if the CUDA provider cannot run a model of one node; loads its libraries first.
+
+    A build of ONNX Runtime with CUDA lists the provider on machines without a driver, CUDA or cuDNN too.
+    """
     if hasattr(ort, "preload_dlls"):
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             ort.preload_dlls()
+    value = functools.partial(onnx.helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT, shape=[2])
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])], "probe", [value("x")], [value("y")]
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(
+            model.SerializeToString(), options, providers=[PROVIDER_NAMES["cuda"]], enable_fallback=0
+        )
+        require_session_provider(session, "cuda")
+        session.run(None, {"x": np.ones(2, np.float32)})
+    except DeviceError:
+        raise
+    except Exception as error:
+        raise cannot_start("cuda", str(error)) from error
 
 
 def _bind_or_explain(

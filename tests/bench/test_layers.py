@@ -149,3 +149,41 @@ def test_file_that_is_no_model_is_a_model_error(tmp_path):
         shaped_graph(path, RunSettings())
     with pytest.raises(ModelError, match="cannot read"):
         shaped_graph(tmp_path / "absent.onnx", RunSettings())
+
+
+def test_model_without_layers_has_none_to_time():
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    shaped = shaped_graph(model.SerializeToString(), RunSettings())
+    assert match_layers(shaped, []) == ([], ["the base has no layer with weights"])
+    with pytest.raises(UsageError):
+        match_layers(shaped, [], "conv*")
+
+
+def test_functions_of_the_model_come_along_with_a_cut():
+    double = helper.make_function(
+        "own", "Double", ["a"], ["b"], [helper.make_node("Add", ["a", "a"], ["b"])],
+        [helper.make_opsetid("", 17)],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("Double", ["x"], ["d"], domain="own", name="a/double"),
+        helper.make_node("Conv", ["d", "w"], ["y"], name="a/conv"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 3, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [helper.make_tensor("w", TensorProto.FLOAT, [2, 2, 1, 1], np.ones(4, np.float32))],
+    )
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    model = helper.make_model(graph, opset_imports=imports, functions=[double], ir_version=9)
+    shaped = shaped_graph(model.SerializeToString(), RunSettings())
+    x = np.arange(18, dtype=np.float32).reshape(1, 2, 3, 3)
+    (result,) = run(cut(shaped, shaped.nodes), {"x": x}).values()
+    np.testing.assert_allclose(result[0, 0], 2 * x.sum(axis=1)[0])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import onnxruntime as ort
 import pytest
 
-from sslcli.bench import placement
+from sslcli.bench import placement, sessions
 from sslcli.bench.inputs import RunSettings
 from sslcli.bench.placement import NodePlacement, read_placements, require_placement
 from sslcli.bench.sessions import bind
@@ -85,5 +85,22 @@ def test_session_that_fell_back_is_a_device_error():
         def get_providers(self) -> list[str]:
             return [CPU]
 
-    with pytest.raises(DeviceError, match="could not start it and fell back to CPUExecutionProvider"):
+    with pytest.raises(DeviceError, match=r"could not start it \(it fell back to CPUExecutionProvider\)"):
         placement.require_session_provider(Session(), "cuda")
+
+
+def test_cuda_that_is_listed_but_does_not_start_is_exit_8(network, monkeypatch):
+    def failing(*_: object, **__: object) -> None:
+        raise RuntimeError("libcudnn.so.9: cannot open shared object file")
+
+    monkeypatch.setattr(placement.ort, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(sessions.ort, "InferenceSession", failing)
+    sessions.require_cuda_starts.cache_clear()
+    with pytest.raises(DeviceError, match=r"could not start it \(libcudnn\.so\.9: cannot open") as caught:
+        bind(network, RunSettings(provider="cuda"))
+    assert caught.value.exit_code == 8
+    assert "driver" in caught.value.hint
+
+
+def test_sessions_have_no_fall_back(network):
+    assert bind(network, RunSettings())._session._enable_fallback is False
