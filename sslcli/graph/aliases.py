@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._ops import OpOverload
 
 from sslcli.errors import GraphError
@@ -75,7 +76,8 @@ def really_views(node: fx.Node) -> bool:
 def evaluated(node: fx.Node) -> Any:
     """The fake value of a node, computed anew from those of its arguments."""
     args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    with enable_python_dispatcher():
+        return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def _storage(tensor: torch.Tensor) -> int:

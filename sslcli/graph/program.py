@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import (
@@ -261,6 +262,7 @@ def _propagate(
     """Set ``meta['val']`` of every node."""
     mode = fake_mode_of(program.graph)
     values: dict[fx.Node, Any] = {}
+    fixed = _fixed_sizes(mode)
     for node in graph.nodes:
         if node.op == "placeholder":
             spec = specs[node]
@@ -269,13 +271,22 @@ def _propagate(
             values[node] = node.meta.get("val")
         elif node.op == "call_function":
             values[node] = node.meta["val"] = _fake_result(mode, node, values)
+            if _fixed_sizes(mode) > fixed:
+                raise GraphError(f"the edited graph fixes the batch at {node.name} ({node.target})")
         node.meta.pop("tensor_meta", None)
+
+
+def _fixed_sizes(mode: FakeTensorMode) -> int:
+    """How many symbols have become numbers."""
+    replaced = mode.shape_env.replacements.values() if mode.shape_env is not None else ()
+    return sum(bool(size.is_number) for size in replaced)
 
 
 def _fake_result(mode: FakeTensorMode, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
     args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: values[n])
     try:
-        with mode, torch.no_grad():
+        # the Python kernels keep sizes symbolic where those in C++ would fix the batch (pad, unfold)
+        with mode, torch.no_grad(), enable_python_dispatcher():
             return node.target(*args, **kwargs)  # type: ignore[operator]
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise GraphError(f"the edited graph breaks at {node.name} ({node.target}): {error}") from error

@@ -432,3 +432,34 @@ def test_rebuilt_programs_become_onnx():
     dims = onnx_program.model_proto.graph.input[0].type.tensor_type.shape.dim
     assert dims[0].dim_param
     assert dims[1].dim_value == 3
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda y: nn.functional.pad(y, (0, 0, 0, 0, 1, 2)),
+        lambda y: nn.functional.pad(y, (1, 1, 1, 1), mode="circular"),
+        lambda y: nn.functional.local_response_norm(y, 3),
+        lambda y: nn.functional.unfold(y, 2),
+        lambda y: nn.functional.interpolate(y, scale_factor=2.0),
+        lambda y: y.flatten(2) @ y.flatten(2).transpose(1, 2),
+    ],
+    ids=["pad", "circular", "lrn", "unfold", "interpolate", "matmul"],
+)
+def test_rebuilding_keeps_the_batch_dynamic(function):
+    net = Returns(function)
+    net.fc = nn.Conv2d(3, 4, 3)
+    program = trace(net, torch.randn(IMAGE))
+    rebuilt = rebuild(program, program.copy_graph(), program.weights())
+    assert str(rebuilt.inputs[0].meta["val"].shape[0]) == program.batch_symbol
+    x = torch.randn(5, *IMAGE[1:])
+    assert torch.equal(rebuilt.exported.module()(x), net(x))
+
+
+def test_rebuild_refuses_a_graph_that_fixes_the_batch():
+    program = trace(small_net(), torch.randn(IMAGE))
+    graph = program.copy_graph()
+    flat = next(node for node in graph.nodes if str(node.target).startswith("aten.flatten"))
+    flat.target, flat.args = torch.ops.aten.reshape.default, (flat.args[0], [2, 64])
+    with pytest.raises(GraphError, match="fixes the batch at"):
+        rebuild(program, graph, program.weights())
