@@ -73,9 +73,7 @@ def test_what_init_writes_is_a_good_recipe(tmp_path, capfd):
 
 
 def test_init_of_weights_keeps_odd_names(tmp_path, capfd):
-    assert (
-        main(["recipe", "init", "my weights: 1.pth", "--arch", "mlp", "--data", "imagefolder:a b"]) == 0
-    )
+    assert main(["recipe", "init", "my weights: 1.pth", "--arch", "mlp", "--data", "imagefolder:a b"]) == 0
     text = capfd.readouterr().out
     assert 'weights: "my weights: 1.pth"' in text
     (tmp_path / "mine.yaml").write_text(text)

@@ -1,0 +1,288 @@
+"""Every command on a real model and real digits, small enough to take seconds."""
+
+import json
+
+import pytest
+import torch
+
+from sslcli import checkpoint
+from sslcli.cli.main import main
+from sslcli.models import create
+
+SPARSE = """\
+version: 1
+model: {arch: lenet}
+data: {name: mnist-5k, batch_size: 16}
+steps:
+  - {id: dense, uses: train, with: {max_steps: 2}}
+  - {id: sparse, uses: regularize, with: {max_steps: 2, structures: {filter: 0.01, shape: 0.01}}}
+  - {id: small, uses: prune}
+  - {id: dense-onnx, uses: export, needs: dense, with: {lower: dense}}
+  - {id: onnx, uses: export, needs: small, with: {lower: compact}}
+  - {id: speed, uses: bench, with: {baseline: dense-onnx, budget: 0.1, layers: none}}
+  - {id: seen, uses: inspect, needs: onnx}
+  - {id: measured, uses: evaluate, needs: onnx}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A LeNet after two steps, and one of its kind with zero filters and columns."""
+    folder = tmp_path_factory.mktemp("models")
+    arguments = [
+        "--data",
+        "mnist-5k",
+        "--max-steps",
+        "2",
+        "-b",
+        "16",
+        "-q",
+        "--json",
+        str(folder / "dense.json"),
+    ]
+    assert main(["train", "arch:lenet", "-o", str(folder / "dense.pt2"), *arguments]) == 0
+    loaded = checkpoint.load(folder / "dense.pt2")
+    with torch.no_grad():
+        loaded.model.conv1.weight[5:] = 0
+        loaded.model.conv1.bias[5:] = 0
+        loaded.model.conv2.weight[10:] = 0
+        loaded.model.conv2.weight[:, :, 0] = 0
+    checkpoint.save(loaded, folder / "zeros.pt2", record=loaded.record)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(folder):
+    assert main(["prune", str(folder / "zeros.pt2"), "-o", str(folder / "small.pt2"), "-q"]) == 0
+    return folder / "small.pt2"
+
+
+@pytest.fixture(scope="module")
+def onnx(folder, small):
+    arguments = ["--lower", "compact", "-q"]
+    assert main(["export", str(small), "-o", str(folder / "small.onnx"), *arguments]) == 0
+    return folder / "small.onnx"
+
+
+def shown(capfd):
+    """What a command with ``--json -`` printed."""
+    return json.loads(capfd.readouterr().out)
+
+
+def test_train_writes_the_model_with_its_record_and_its_course(folder):
+    result = json.loads((folder / "dense.json").read_text())
+    assert (result["schema"], result["steps"]) == ("sslcli/train/1", 2)
+    record = checkpoint.load(folder / "dense.pt2").record
+    assert (record.arch, record.data, record.provenance[-1].command) == ("lenet", "mnist-5k", "train")
+    assert record.provenance[-1].options["max_steps"] == 2
+    assert record.metrics["test accuracy"] == result["metrics"]["test"]["accuracy"]
+    kinds = [json.loads(line)["kind"] for line in (folder / "dense.metrics.jsonl").read_text().splitlines()]
+    assert kinds[-1] == "end"
+    assert not list(folder.glob(".dense*"))
+
+
+def test_evaluate_finds_what_train_reported(folder, capfd):
+    assert main(["evaluate", str(folder / "dense.pt2"), "--json", "-"]) == 0
+    result = shown(capfd)
+    reported = json.loads((folder / "dense.json").read_text())["metrics"]["test"]
+    assert (result["data"], result["samples"]) == ("mnist-5k", 1000)
+    assert result["accuracy"] == reported["accuracy"]
+
+
+def test_a_product_of_the_same_command_from_the_same_model_is_replaced(folder, tmp_path, capfd):
+    out = tmp_path / "again.pt2"
+    same = ["train", "arch:lenet", "-o", str(out), "--data", "mnist-5k", "--max-steps", "1", "-q"]
+    assert main(same) == 0
+    assert main(same) == 0
+    other = ["train", str(folder / "dense.pt2"), *same[2:]]
+    assert main(other) == 9
+    assert "give --force to replace it" in capfd.readouterr().err
+    assert main([*other, "--force"]) == 0
+
+
+def test_a_file_that_is_not_ours_is_not_replaced(folder, tmp_path, capfd):
+    out = tmp_path / "mine.pt2"
+    out.write_text("thesis")
+    assert main(["prune", str(folder / "zeros.pt2"), "-o", str(out)]) == 9
+    assert out.read_text() == "thesis"
+    assert "exists and was not made by this prune" in capfd.readouterr().err
+
+
+def test_the_input_is_never_the_output(folder, capfd):
+    path = str(folder / "zeros.pt2")
+    assert main(["prune", path, "-o", path, "--force"]) == 9
+    assert "is the input itself" in capfd.readouterr().err
+
+
+def test_prune_removes_every_zero_group(folder, small, capfd):
+    model = checkpoint.load(small).model
+    shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    assert shapes["conv1.weight"] == (5, 1, 5, 5)
+    assert shapes["conv2.weight"][1] == 5
+    plan = json.loads((folder / "small.plan.json").read_text())
+    assert plan["schema"] == "sslcli/plan/1"
+    assert plan["kept"]["conv1.weight"]["0"] == [0, 1, 2, 3, 4]
+
+
+def test_prune_reports_its_proofs_as_json_alone(folder, tmp_path, capfd):
+    arguments = ["-o", str(tmp_path / "s.pt2"), "--data", "mnist-5k", "--json", "-"]
+    assert main(["prune", str(folder / "zeros.pt2"), *arguments]) == 0
+    result = shown(capfd)
+    assert result["schema"] == "sslcli/prune/1"
+    assert result["macs_after"] < result["macs_before"] == 2293000
+    assert result["macs_packed"] <= result["macs_after"]
+    assert result["max_rel_error"] < 1e-5
+    assert result["reloaded_abs_error"] < 1e-5
+    assert set(result["metrics"]["test"]) == {"accuracy", "loss"}
+
+
+def test_what_was_pruned_computes_what_it_did_before(folder, small):
+    before, after = checkpoint.load(folder / "zeros.pt2"), checkpoint.load(small)
+    inputs = torch.randn(7, 1, 28, 28)
+    with torch.no_grad():
+        torch.testing.assert_close(before.model(inputs), after.model(inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_onnx_is_evaluated_and_inspected_like_any_model(small, onnx, capfd):
+    assert main(["evaluate", str(onnx), "--json", "-"]) == 0
+    as_onnx = shown(capfd)
+    assert main(["evaluate", str(small), "--json", "-"]) == 0
+    assert as_onnx["accuracy"] == shown(capfd)["accuracy"]
+    assert main(["inspect", str(onnx), "--json", "-"]) == 0
+    assert shown(capfd)["details"]["record"]["provenance"][-1]["command"] == "export"
+
+
+def test_inspect_counts_what_is_live(folder, capfd):
+    assert main(["inspect", str(folder / "zeros.pt2"), "--groups", "--json", "-"]) == 0
+    result = shown(capfd)
+    layers = {layer["name"]: layer for layer in result["layers"]}
+    assert layers["conv1"]["filters"] == [5, 20]
+    assert layers["conv2"]["filters"] == [10, 50]
+    assert layers["conv2"]["columns"] == [400, 500]
+    assert layers["conv2"]["macs_packed"] == 10 * 400 * 64
+    zero = {(group["structure"], group["label"]): group["zero"] for group in result["details"]["groups"]}
+    assert zero["shape", "conv2"] == 100
+
+
+def test_bench_shows_the_numbers_even_if_the_gate_fails(onnx, folder, tmp_path, capfd):
+    report = tmp_path / "bench.json"
+    arguments = ["--budget", "0.1", "--layers", "none", "--fail-under", "1000", "--json", str(report)]
+    assert main(["bench", str(folder / "dense.pt2"), str(onnx), *arguments]) == 7
+    out, err = capfd.readouterr()
+    assert "small.onnx" in out
+    assert err.startswith("Error: ")
+    result = json.loads(report.read_text())
+    assert [row["name"] for row in result["rows"]] == ["dense.pt2", "small.onnx"]
+    assert (
+        result["rows"][1]["speedup_low"] <= result["rows"][1]["speedup"] <= result["rows"][1]["speedup_high"]
+    )
+    assert result["failure"]["exit_code"] == 7
+
+
+@pytest.mark.parametrize("plan", ["small.plan.json", "small.pt2"])
+def test_apply_plan_makes_the_users_own_class_small(folder, small, tmp_path, plan, capfd):
+    out = tmp_path / "own.safetensors"
+    assert main(["apply-plan", str(folder / plan), "--arch", "lenet", "-o", str(out)]) == 0
+    capfd.readouterr()
+    loaded = checkpoint.load(out)
+    assert type(loaded.model) is type(create("lenet"))
+    assert loaded.model.conv1.weight.shape == (5, 1, 5, 5)
+    if plan == "small.pt2":
+        inputs = torch.randn(3, 1, 28, 28)
+        with torch.no_grad():
+            torch.testing.assert_close(loaded.model(inputs), checkpoint.load(small).model(inputs))
+
+
+def test_dry_runs_check_and_write_nothing(folder, tmp_path, capfd):
+    out = tmp_path / "x.pt2"
+    arguments = ["--data", "mnist-5k", "--epochs", "3", "--dry-run", "--json", "-"]
+    assert main(["train", str(folder / "dense.pt2"), "-o", str(out), *arguments]) == 0
+    result = shown(capfd)
+    assert (result["schema"], result["command"], result["options"]["epochs"]) == (
+        "sslcli/planned/1",
+        "train",
+        3,
+    )
+    assert list(tmp_path.iterdir()) == []
+    assert main(["train", "none.pt2", "-o", str(out), *arguments]) == 3
+
+
+def test_options_come_from_the_environment_too(folder, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("SSLCLI_DATA", "mnist-5k")
+    monkeypatch.setenv("SSLCLI_TRAIN_EPOCHS", "7")
+    arguments = ["-o", str(tmp_path / "x.pt2"), "--dry-run", "--json", "-"]
+    assert main(["train", "arch:lenet", *arguments]) == 0
+    options = shown(capfd)["options"]
+    assert (options["data"], options["epochs"]) == ("mnist-5k", 7)
+
+
+@pytest.fixture
+def bad(tmp_path):
+    """Files that are not what they should be."""
+    torch.save(create("mlp"), tmp_path / "pickled.pt")
+    torch.save(create("mlp").state_dict(), tmp_path / "other.pth")
+    (tmp_path / "cut.pt2").write_bytes(b"PK\x03\x04 and no more")
+    (tmp_path / "text.onnx").write_text("not ONNX")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("none.pt2", "does not exist"),
+        ("pickled.pt", "--trust-pickle"),
+        ("other.pth", "conv1"),
+        ("cut.pt2", "cut.pt2"),
+        ("text.onnx", "text.onnx"),
+    ],
+)
+def test_bad_models_are_exit_3_and_one_sentence(bad, name, sentence, capfd):
+    assert main(["evaluate", str(bad / name), "--arch", "lenet", "--data", "mnist-5k"]) == 3
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert sentence in err
+
+
+def test_a_data_set_that_is_not_there_is_exit_3(folder, capfd):
+    assert main(["evaluate", str(folder / "dense.pt2"), "--data", "mnits"]) == 3
+    assert "did you mean mnist" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_exit_8(folder, capfd):
+    assert main(["evaluate", str(folder / "dense.pt2"), "--device", "cuda"]) == 8
+    assert "sslcli doctor" in capfd.readouterr().err
+
+
+def test_a_folder_that_is_not_there_is_exit_9_before_any_work(folder, tmp_path, capfd):
+    assert main(["prune", str(folder / "zeros.pt2"), "-o", str(tmp_path / "none" / "x.pt2")]) == 9
+    assert "does not exist" in capfd.readouterr().err
+
+
+def test_a_recipe_runs_through_and_a_second_time_does_nothing(tmp_path, capfd):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(SPARSE)
+    run = ["run", str(recipe), "-o", str(tmp_path / "out"), "--json", "-", "-q"]
+    assert main(run) == 0
+    result = shown(capfd)
+    assert {step["state"] for step in result["steps"]} == {"run"}
+    models = {row["id"]: row for row in result["models"]}
+    assert set(models) == {"dense", "sparse", "small"}
+    assert models["dense"]["speedup"] is None
+    assert models["small"]["speedup"] > 0
+    assert models["small"]["error"] == pytest.approx(1 - result["steps"][-1]["result"]["accuracy"])
+    assert main(run) == 0
+    again = shown(capfd)
+    assert {step["state"] for step in again["steps"]} == {"cached"}
+    assert again["models"] == result["models"]
+
+
+@pytest.mark.parametrize("arguments", [["recipe", "validate"], ["run"]])
+def test_a_glob_that_matches_nothing_is_found_before_anything_is_trained(tmp_path, capfd, arguments):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(SPARSE.replace("filter: 0.01", "filter: {convo1: 0.01}"))
+    out = ["-o", str(tmp_path / "out")] if arguments == ["run"] else []
+    assert main([*arguments, str(recipe), *out]) == 3
+    message = f"Error: {recipe}:6: the glob 'convo1' matches no layer with filter groups in step 'sparse'; "
+    assert capfd.readouterr().err == message + "did you mean 'conv1'?\n"
