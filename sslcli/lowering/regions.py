@@ -21,6 +21,7 @@ _PASSING = frozenset(
     | {"BatchNormalization", "Add", "Mul", "Concat", "GlobalAveragePool", "Flatten", "Reshape"}
 )
 _DEPTH = 3
+_FEW = 16
 
 
 def region(model: onnx.ModelProto, name: str, settings: RunSettings) -> onnx.ModelProto:
@@ -34,7 +35,41 @@ def region(model: onnx.ModelProto, name: str, settings: RunSettings) -> onnx.Mod
     node = next(node for node in graph.nodes if node.name == name)
     chosen = {node.name, *_upwards(graph, node), *_downwards(graph, node)}
     nodes = [other for other in graph.nodes if other.name in chosen]
-    return onnx.load_from_string(cut(graph, nodes))
+    return slim(onnx.load_from_string(cut(graph, nodes)), name)
+
+
+def slim(piece: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Make the neighbouring convolutions and products cheap, in place, so that the layer's share shows.
+
+    They keep the layout that they ask for, but those below compute few filters, and those above read few
+    channels.
+    """
+    graph = piece.graph
+    known, readers = protos.constants(graph), protos.consumers(graph)
+    ends = {value.name: value for value in graph.output}
+    starts = {value.name: value for value in graph.input}
+    for node in graph.node:
+        if node.name == name or node.op_type not in ("Conv", "Gemm") or node.input[1] not in known:
+            continue
+        if protos.integer(node, "group", 1) != 1 or not _is_plain_gemm(node):
+            continue
+        weight = protos.array(known[node.input[1]])
+        if len(weight) > _FEW and node.output[0] in ends and not readers.get(node.output[0]):
+            weight = weight[:_FEW]
+            ends[node.output[0]].type.tensor_type.shape.dim[1].dim_value = _FEW
+            for constant in [name for name in node.input[2:] if name in known]:
+                protos.set_constant(graph, constant, protos.array(known[constant])[:_FEW])
+        if weight.shape[1] > _FEW and node.input[0] in starts and len(readers[node.input[0]]) == 1:
+            weight = weight[:, :_FEW]
+            starts[node.input[0]].type.tensor_type.shape.dim[1].dim_value = _FEW
+        protos.set_constant(graph, node.input[1], weight)
+    return piece
+
+
+def _is_plain_gemm(node: onnx.NodeProto) -> bool:
+    if node.op_type != "Gemm":
+        return True
+    return bool(protos.integer(node, "transB", 0)) and not protos.integer(node, "transA", 0)
 
 
 def region_key(model: onnx.ModelProto) -> str:

@@ -14,6 +14,7 @@ from sslcli.bench.statistics import Ratio, paired_ratio
 from sslcli.errors import GraphError, InputError, UsageError
 from sslcli.lowering import check, forms
 from sslcli.lowering.clean import clean
+from sslcli.lowering.drop_channels import drop_channels
 from sslcli.lowering.fragments import Fragment, replace_node
 from sslcli.lowering.measure import DENSE, best, measure
 from sslcli.lowering.patterns import is_sparse, macs_share
@@ -24,6 +25,7 @@ from sslcli.lowering.timings import Timed, cache_folder, question, recall, remem
 from sslcli.options.export import DType
 
 _CONFIRM_S = 2.0
+_BLOCKS = (1, 16)
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Decision:
 
     Attributes:
         layer: the node's name.
-        op_type: ``conv`` or ``linear``.
+        op_type: ``conv`` or ``linear``; ``channels`` for filters that went with all their readers.
         weight_shape: shape of the weight.
         live: live rows x live columns as a share of all.
         chosen: name of the lowering, ``dense`` for none.
@@ -104,8 +106,9 @@ def lower(
     if choice == DENSE:
         return Lowered(base, (), None, 0.0)
     folder = cache_folder() if cache else None
-    lowered, decisions, used = base, [], {}
-    for name, site in find_sites(base).items():
+    start, decisions = _fewer_channels(base, settings, dtype) if choice == "auto" else (base, [])
+    lowered, used = start, {}
+    for name, site in find_sites(start).items():
         if not is_sparse(site):
             continue
         if choice == "auto":
@@ -117,13 +120,42 @@ def lower(
             lowered = replace_node(lowered, name, fragment)
             used[name] = fragment
     speedup = None
-    if choice == "auto" and used:
-        lowered, decisions, speedup = _confirmed(base, lowered, decisions, used, settings, dtype)
+    if choice == "auto" and lowered is not base:
+        lowered, decisions, speedup = _confirmed(base, start, lowered, decisions, used, settings, dtype)
     check.check_structure(lowered)
     errors = check.require_references(
         lowered, check.references_of(base), check.TOLERANCE["fp32"], "the lowered model"
     )
     return Lowered(lowered, tuple(decisions), speedup, errors.max_rel)
+
+
+def _fewer_channels(
+    base: onnx.ModelProto, settings: RunSettings, dtype: DType
+) -> tuple[onnx.ModelProto, list[Decision]]:
+    """The model without dead channels, counts rounded to blocks or not; or as it is where that wins."""
+    weights = {name: tuple(site.weight.shape) for name, site in find_sites(base).items()}
+    variants = {f"drop-channels-{block}": drop_channels(base, block=block) for block in _BLOCKS}
+    models = {name: convert(model, dtype) for name, (model, gone) in variants.items() if gone}
+    if not models:
+        return base, []
+    timings = measure({DENSE: convert(base, dtype), **models}, replace(settings, budget_s=_CONFIRM_S))
+    chosen = best(timings)
+    if chosen == DENSE:
+        return base, []
+    model, gone = variants[chosen]
+    shapes = {name: tuple(site.weight.shape) for name, site in find_sites(model).items()}
+    return model, [
+        Decision(
+            name,
+            "channels",
+            weights[name],
+            shapes[name][0] / weights[name][0],
+            chosen,
+            timings,
+            note=f"{count} of {weights[name][0]} filters went; timed on the whole model",
+        )
+        for name, count in gone.items()
+    ]
 
 
 def _decision(name: str, site: Site, chosen: str = DENSE) -> Decision:
@@ -182,6 +214,7 @@ def _checked(
 
 def _confirmed(
     base: onnx.ModelProto,
+    start: onnx.ModelProto,
     lowered: onnx.ModelProto,
     decisions: list[Decision],
     used: dict[str, Fragment],
@@ -192,21 +225,22 @@ def _confirmed(
     settings = replace(settings, budget_s=max(_CONFIRM_S, settings.budget_s))
     ratio = _whole_ratio(base, lowered, settings, dtype)
     while used and ratio.value < 1.0:
-        gain = {d.layer: d.timings[d.chosen].speedup for d in decisions if d.layer in used}
+        own = {d.layer: d for d in decisions if d.layer in used and d.op_type != "channels"}
+        gain = {layer: d.timings[d.chosen].speedup for layer, d in own.items()}
         weakest = sorted(gain, key=lambda layer: gain[layer])[: -(-len(gain) // 2)]
         for layer in weakest:
             del used[layer]
         decisions = [
             replace(d, chosen=DENSE, note=f"{d.chosen} won in place but not in the whole model")
-            if d.layer in weakest
+            if d.layer in weakest and d.op_type != "channels"
             else d
             for d in decisions
         ]
-        lowered = base
+        lowered = start
         for layer, fragment in used.items():
             lowered = replace_node(lowered, layer, fragment)
         ratio = _whole_ratio(base, lowered, settings, dtype)
-    return lowered, decisions, ratio if used else None
+    return lowered, decisions, ratio if lowered is not base else None
 
 
 def _whole_ratio(

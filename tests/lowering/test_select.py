@@ -68,6 +68,12 @@ def few_forms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, "CONV_FORMS", {name: forms.CONV_FORMS[name] for name in ("compact", "shift")})
 
 
+@pytest.fixture
+def keep_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave dead channels to the forms."""
+    monkeypatch.setattr(select, "_BLOCKS", ())
+
+
 def outputs(model: onnx.ModelProto) -> list[np.ndarray]:
     return check.run(model, check.fresh_feeds(chain(), batch_size=2, seed=5))
 
@@ -118,6 +124,7 @@ def test_auto_goes_back_to_dense_where_the_whole_model_got_slower(monkeypatch: p
     assert lowered.speedup is None
 
 
+@pytest.mark.usefixtures("keep_channels")
 def test_really_measured_selection_computes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSLCLI_CACHE", str(tmp_path))
     given = chain()
@@ -131,7 +138,7 @@ def test_really_measured_selection_computes_the_same(tmp_path: Path, monkeypatch
     assert not first.from_cache
 
 
-@pytest.mark.usefixtures("few_forms")
+@pytest.mark.usefixtures("few_forms", "keep_channels")
 def test_timings_are_remembered_for_the_same_pattern_whatever_the_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +150,7 @@ def test_timings_are_remembered_for_the_same_pattern_whatever_the_values(
     assert again.decisions[0].timings == once.decisions[0].timings
 
 
-@pytest.mark.usefixtures("few_forms")
+@pytest.mark.usefixtures("few_forms", "keep_channels")
 def test_a_damaged_cache_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSLCLI_CACHE", str(tmp_path))
     lower(chain(), settings=SETTINGS)
@@ -210,3 +217,13 @@ def test_only_a_sure_win_beats_dense() -> None:
     }
     assert measure.best(timings) == "sure"
     assert measure.best({name: timings[name] for name in ("dense", "lucky")}) == "dense"
+
+
+def test_dead_channels_go_where_that_measured_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "measure", pretend("drop-channels-1"))
+    monkeypatch.setattr(select, "_whole_ratio", lambda *_: select.Ratio(1.5, 1.4, 1.6))
+    given = chain()
+    lowered = lower(given, settings=SETTINGS, cache=False)
+    channels = [(d.layer, d.op_type, d.chosen, d.live) for d in lowered.decisions if d.op_type == "channels"]
+    assert channels == [("first", "channels", "drop-channels-1", 0.5)]
+    assert check.worst_error(outputs(given), outputs(lowered.model)) < 1e-5

@@ -1,0 +1,201 @@
+"""Pass: filters whose output nobody needs go, and with them the columns that read them.
+
+A filter can go when (1) every reader holds zeros where it reads the filter, or (2) the filter and its bias
+are zero and everything between it and its readers keeps zero at zero. Readers are convolutions without
+groups and, after a Flatten, Gemm. A value that anything else reads, or that leaves the graph, stays whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from sslcli.lowering import protos
+from sslcli.lowering.clean import drop_dead
+from sslcli.lowering.patterns import Flags, Indices, alive
+from sslcli.lowering.protos import Array
+from sslcli.lowering.sites import infer_shapes
+
+# Operators that work channel by channel and give zero for zero.
+_ZERO_STAYS = frozenset(
+    {"Relu", "LeakyRelu", "HardSwish", "Tanh", "MaxPool", "AveragePool", "GlobalAveragePool", "Dropout"}
+    | {"GlobalMaxPool", "Elu", "Selu", "Softsign", "Erf"}
+)
+_PASSING = _ZERO_STAYS | {"Sigmoid", "HardSigmoid", "Softplus", "Clip"}
+_MOST_ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A node that mixes channels, and how many of its weight's columns belong to one channel."""
+
+    node: onnx.NodeProto
+    columns_per_channel: int
+
+
+def drop_channels(model: onnx.ModelProto, *, block: int = 1) -> tuple[onnx.ModelProto, dict[str, int]]:
+    """A copy without dead filters, and how many went from each layer that lost any.
+
+    Args:
+        model: constants must be initialisers.
+        block: what remains of a layer is rounded up to a multiple of this by dead filters that stay.
+    """
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    _flatten(changed)
+    del changed.graph.value_info[:]
+    gone: dict[str, int] = {}
+    for _ in range(_MOST_ROUNDS):
+        before = sum(gone.values())
+        for node in changed.graph.node:
+            if node.op_type == "Conv" and protos.integer(node, "group", 1) == 1:
+                count = _drop(changed.graph, node, block)
+                if count:
+                    gone[node.name] = gone.get(node.name, 0) + count
+        if sum(gone.values()) == before:
+            break
+    return changed, gone
+
+
+def _drop(graph: onnx.GraphProto, node: onnx.NodeProto, block: int) -> int:
+    """Drop the dead filters of one convolution; how many went."""
+    known = protos.constants(graph)
+    weight = _own_constant(graph, known, node, 1)
+    bias = _own_constant(graph, known, node, 2)
+    has_bias = len(node.input) > 2 and bool(node.input[2])
+    found = _readers(graph, node, known)
+    if weight is None or found is None or (has_bias and bias is None):
+        return 0
+    readers, zero_stays = found
+    read = np.zeros(len(weight), bool)
+    for reader in readers:
+        read |= _reads(reader, protos.array(known[reader.node.input[1]]), len(weight))
+    silent = ~alive(weight.reshape(len(weight), -1), 1)
+    if bias is not None:
+        silent &= bias == 0
+    dead = ~read | silent if zero_stays else ~read
+    kept = _kept(dead, block)
+    if len(kept) == len(weight):
+        return 0
+    protos.set_constant(graph, node.input[1], weight[kept])
+    if bias is not None:
+        protos.set_constant(graph, node.input[2], bias[kept])
+    for reader in readers:
+        _keep_columns(graph, reader, protos.array(known[reader.node.input[1]]), kept)
+    return len(weight) - len(kept)
+
+
+def _kept(dead: Flags, block: int) -> Indices:
+    live = np.flatnonzero(~dead)
+    count = min(len(dead), max(1, -(-len(live) // block) * block))
+    return np.sort(np.concatenate([live, np.flatnonzero(dead)[: count - len(live)]]))
+
+
+def _own_constant(
+    graph: onnx.GraphProto, known: dict[str, onnx.TensorProto], node: onnx.NodeProto, position: int
+) -> Array | None:
+    """The values of an input that is a constant and that only this node reads."""
+    if position >= len(node.input) or node.input[position] not in known:
+        return None
+    name = node.input[position]
+    uses = sum(list(other.input).count(name) for other in graph.node)
+    return protos.array(known[name]) if uses == 1 and name not in protos.outputs(graph) else None
+
+
+def _readers(
+    graph: onnx.GraphProto, node: onnx.NodeProto, known: dict[str, onnx.TensorProto]
+) -> tuple[list[_Reader], bool] | None:
+    """The mixing nodes below a convolution, and whether zero stays zero until there; None if one is unfit."""
+    by_value, ends = protos.consumers(graph), protos.outputs(graph)
+    filters = known[node.input[1]].dims[0] if node.input[1] in known else 0
+    readers: list[_Reader] = []
+    zero_stays = True
+    values = [(node.output[0], False)]
+    while values:
+        value, is_flat = values.pop()
+        if value in ends or not by_value.get(value):
+            return None
+        for other in by_value[value]:
+            step = _step(graph, other, value, is_flat, known, filters)
+            if step is None:
+                return None
+            if isinstance(step, _Reader):
+                readers.append(step)
+                continue
+            zero_stays &= _keeps_zero(other, known)
+            values.append((other.output[0], is_flat or other.op_type == "Flatten"))
+    return readers, zero_stays
+
+
+def _step(
+    graph: onnx.GraphProto,
+    other: onnx.NodeProto,
+    value: str,
+    is_flat: bool,
+    known: dict[str, onnx.TensorProto],
+    filters: int,
+) -> _Reader | bool | None:
+    """What a node that reads a value is: a reader, a passage (True), or unfit (None)."""
+    if other.domain not in ("", "ai.onnx") or list(other.input).count(value) != 1 or other.input[0] != value:
+        return None
+    if other.op_type in _PASSING and len(other.output) == 1:
+        return True
+    if other.op_type == "Flatten" and not is_flat and protos.integer(other, "axis", 1) == 1:
+        return True
+    weight = _own_constant(graph, known, other, 1)
+    if weight is None:
+        return None
+    if other.op_type == "Conv" and not is_flat and protos.integer(other, "group", 1) == 1:
+        return _Reader(other, 1)
+    if other.op_type == "Gemm" and is_flat and not protos.integer(other, "transA", 0):
+        features = weight.shape[1 if protos.integer(other, "transB", 0) else 0]
+        return _Reader(other, features // filters) if features % filters == 0 else None
+    return None
+
+
+def _keeps_zero(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> bool:
+    if node.op_type != "Clip":
+        return node.op_type in _ZERO_STAYS or node.op_type == "Flatten"
+    bounds = [protos.array(known[name]) if name in known else None for name in node.input[1:]]
+    low, high = (*bounds, None, None)[:2]
+    computed = [name for name in node.input[1:] if name and name not in known]
+    return not computed and (low is None or float(low) <= 0) and (high is None or float(high) >= 0)
+
+
+def _flatten(model: onnx.ModelProto) -> None:
+    """Write every Reshape that keeps the batch and joins all else as Flatten, which states no size."""
+    graph, shapes = model.graph, infer_shapes(model)
+    known = protos.constants(graph)
+    for node in graph.node:
+        if node.op_type != "Reshape" or node.input[1] not in known:
+            continue
+        shape, source = protos.array(known[node.input[1]]).tolist(), shapes.get(node.input[0], ())
+        inner = [size for size in source[1:] if size is not None]
+        if len(shape) != 2 or len(source) < 3 or len(inner) != len(source) - 1:
+            continue
+        batch_stays = shape[0] in (-1, 0) and shape[1] in (-1, int(np.prod(inner)))
+        if batch_stays and not protos.integer(node, "allowzero", 0) and shape != [-1, -1]:
+            node.op_type = "Flatten"
+            del node.input[1:]
+            del node.attribute[:]
+    drop_dead(graph)
+
+
+def _reads(reader: _Reader, weight: Array, filters: int) -> Flags:
+    """(filters,): which channels the reader has anything but zeros for."""
+    if reader.node.op_type == "Conv":
+        return alive(weight, (0, *range(2, weight.ndim)))
+    axis = 1 if protos.integer(reader.node, "transB", 0) else 0
+    return alive(np.moveaxis(weight, axis, 0).reshape(filters, -1), 1)
+
+
+def _keep_columns(graph: onnx.GraphProto, reader: _Reader, weight: Array, kept: Indices) -> None:
+    if reader.node.op_type == "Conv":
+        protos.set_constant(graph, reader.node.input[1], weight[:, kept])
+        return
+    axis = 1 if protos.integer(reader.node, "transB", 0) else 0
+    each = np.arange(reader.columns_per_channel)
+    columns = (kept[:, None] * reader.columns_per_channel + each).reshape(-1)
+    protos.set_constant(graph, reader.node.input[1], np.take(weight, columns, axis=axis))
