@@ -135,7 +135,8 @@ def _from_pt2(
     path: Path, arch: str | None, arch_args: dict[str, object], shape: tuple[int, ...] | None
 ) -> Checkpoint:
     archive = read_pt2(path)
-    record = dataclasses.replace(archive.record, inputs=_shaped(archive.record.inputs, shape))
+    inputs = _shaped(archive.record.inputs or archive.inputs(), shape)
+    record = dataclasses.replace(archive.record, inputs=inputs)
     check_finite(archive.tensors, str(path))
     notes: tuple[str, ...] = ()
     model: nn.Module | None = None
@@ -146,13 +147,9 @@ def _from_pt2(
         except (ModelError, PlanError) as error:
             if arch is not None:
                 raise
-            notes = (
-                f"the class {record.arch} could not be rebuilt ({error.what}); the graph itself is used",
-            )
+            notes = (f"{_GRAPH}, since {record.arch} could not be rebuilt ({error.what})",)
     elif record.arch is not None:
-        notes = (
-            f"the graph itself is used, since code is not run unasked; for its class: --arch {record.arch}",
-        )
+        notes = (f"{_GRAPH}, since code is not run unasked; for its class give --arch {record.arch}",)
     if model is None:
         program = trace(archive.exported())
         model, notes = TracedModule(program), tuple(dict.fromkeys((*notes, *record.notes, *program.notes)))
@@ -164,7 +161,7 @@ def _example(archive: Pt2, record: Record, shape: tuple[int, ...] | None) -> tup
     args, kwargs = archive.samples or ((), {})
     if shape is None and args and not kwargs and all(isinstance(x, Tensor) and x.dim() for x in args):
         return batch_of_two(args) if archive.has_dynamic_batch() else args
-    return make_example(record.inputs or archive.inputs())
+    return make_example(record.inputs)
 
 
 def _class(

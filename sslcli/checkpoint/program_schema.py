@@ -63,7 +63,7 @@ def parse_json(content: bytes, where: str) -> Any:
 class Schema:
     """One walk over one file; ``where`` names it in errors."""
 
-    MAX_JSON: ClassVar[int] = 64 << 20
+    MAX_JSON: ClassVar[int] = 32 << 20  # parsed JSON takes up to 20 times its size
 
     def __init__(self, where: str) -> None:
         self.where = where

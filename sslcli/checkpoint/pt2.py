@@ -169,10 +169,16 @@ def _record(archive: Archive, names: set[str]) -> Record:
 
 
 def _input_spec(meta: dict[str, Any], where: str) -> InputSpec:
-    shape = [size.get("as_int") for size in meta["sizes"][1:]]
-    if None in shape:
-        raise ModelError(f"an input of {where} has more dynamic axes than the batch", "give --input-shape")
-    return InputSpec(tuple(shape), str(DTYPES[meta["dtype"]]).removeprefix("torch."))  # type: ignore[arg-type]
+    # A further dynamic axis has the size that it was traced with; an axis without a hint has no example.
+    shape = tuple(_size(size, where) for size in meta["sizes"][1:])
+    return InputSpec(shape, str(DTYPES[meta["dtype"]]).removeprefix("torch."))  # type: ignore[arg-type]
+
+
+def _size(size: dict[str, Any], where: str) -> int:
+    value = size.get("as_int") or ((size.get("as_expr") or {}).get("hint") or {}).get("as_int")
+    if not isinstance(value, int) or value < 1:
+        raise ModelError(f"an input of {where} has an axis of unknown size", "export it again")
+    return value
 
 
 def _saved(samples: object) -> bytes:

@@ -22,7 +22,7 @@ from sslcli.checkpoint.outputs import max_relative_difference, run_in_eval
 from sslcli.checkpoint.pt2 import RECORD_FILE, vet
 from sslcli.checkpoint.record import METADATA_KEY, Record
 from sslcli.checkpoint.states import read_pickle, read_safetensors
-from sslcli.errors import UsageError, VerificationError
+from sslcli.errors import GraphError, ModelError, UsageError, VerificationError
 from sslcli.files import atomic_output
 from sslcli.graph.module import TracedModule
 from sslcli.graph.program import Program
@@ -100,10 +100,18 @@ def completed(what: Any, example: Sequence[Tensor] | None, record: Record | None
 
 
 def write_program(program: Program, path: Path, record: Record) -> None:
-    """Write a program as `.pt2`, clean of guards, stack traces and the machine's paths."""
+    """Write a program as `.pt2`, clean of guards, stack traces and the machine's paths.
+
+    Raises:
+        GraphError: the program holds something that would not be loaded again.
+    """
     buffer = BytesIO()
     torch.export.save(program.exported, buffer, extra_files={RECORD_FILE: record.to_json()})
-    path.write_bytes(vet(Archive(buffer.getvalue(), "the traced model")).clean())
+    try:
+        content = vet(Archive(buffer.getvalue(), "the traced model")).clean()
+    except ModelError as error:
+        raise GraphError(error.what, "save its weights as .safetensors, or change that part") from error
+    path.write_bytes(content)
 
 
 def _example(what: object, example: Sequence[Tensor] | None) -> tuple[Tensor, ...] | None:
@@ -164,7 +172,8 @@ def _agree(expected: list[Tensor], got: list[Tensor]) -> bool:
 def _save_safetensors(model: nn.Module, path: Path, record: Record) -> None:
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in _untied(model).items()}
     tied = _groups(tied_names(model))
-    metadata = {"format": "pt", METADATA_KEY: dataclasses.replace(record, tied=tied).to_json()}
+    # One entry only: the library writes several in random order, and equal models shall give equal bytes.
+    metadata = {METADATA_KEY: dataclasses.replace(record, tied=tied).to_json()}
     with atomic_output(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
         _verify_tensors(tensors, read_safetensors(temporary).tensors, path)

@@ -17,7 +17,7 @@ from torch import nn
 from sslcli import models
 from sslcli.checkpoint import Record, load, record_of_onnx, save, set_record
 from sslcli.checkpoint.record import InputSpec
-from sslcli.errors import ModelError, OutputError, UsageError, VerificationError
+from sslcli.errors import GraphError, ModelError, OutputError, UsageError, VerificationError
 from sslcli.graph.module import TracedModule
 
 ASSETS = os.environ.get("SSLCLI_TEST_ASSETS")
@@ -216,10 +216,15 @@ def recorded(tmp_path):
     return write
 
 
+EVIL = """
+import pathlib
+from sslcli.models.lenet import LeNet as net
+pathlib.Path("canary").touch()
+"""
+
+
 def test_a_record_does_not_run_code(recorded, tmp_path, monkeypatch):
-    (tmp_path / "evil.py").write_text(
-        "import pathlib\npathlib.Path('canary').touch()\nimport sslcli.models.lenet as m\nnet = m.LeNet\n"
-    )
+    (tmp_path / "evil.py").write_text(EVIL)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match=r"not run unasked; give --arch evil\.py:net"):
         load(recorded(arch="evil.py:net"))
@@ -269,6 +274,18 @@ def test_weights_that_are_not_numbers_are_not_saved(tmp_path):
     model.fc1.weight.data[0, 0] = float("nan")
     with pytest.raises(ModelError, match=r"fc1\.weight"):
         save(model, tmp_path / "m.pt", example=None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_could_not_be_loaded_again_is_not_saved(tmp_path):
+    class Clock(nn.Module):
+        def forward(self, x):
+            with torch.set_grad_enabled(False):
+                return torch.ops.aten._foreach_add.Scalar([x, x], 1.0)[0]
+
+    with pytest.raises(GraphError) as caught:
+        save(Clock(), tmp_path / "m.pt2", example=(torch.ones(2, 3),))
+    assert caught.value.exit_code == 4
     assert list(tmp_path.iterdir()) == []
 
 

@@ -132,3 +132,13 @@ def test_kind(arch, kind):
 def test_input_shape_is_known_for_built_in_names_only():
     assert models.input_shape("caffenet") == (3, 227, 227)
     assert models.input_shape("package.module:factory") is None
+
+
+@pytest.mark.parametrize(("package", "name"), [("torchvision", "resnet18"), ("timm", "resnet18")])
+def test_packages_where_they_are_installed(package, name):
+    pytest.importorskip(package)
+    model = models.create(f"{package}:{name}", {"num_classes": "7"})
+    assert model.fc.out_features == 7
+    assert models.input_shape(f"{package}:{name}") == (3, 224, 224)
+    with pytest.raises(ModelError, match="did you mean"):
+        models.create(f"{package}:resnet1888")
