@@ -75,6 +75,9 @@ class DataOptions(Options):
     )
     normalize_from: str | None = Field(None, description="Saved model whose recorded normalisation is used.")
     batch_size: Positive = Field(64, description="Samples per step over all processes.")
+    augment: bool | None = Field(
+        None, description="Augment training samples; default: what is usual for the data set."
+    )
     workers: NotNegative = Field(0, description="Worker processes that read data sets of files.")
 
 

@@ -74,6 +74,7 @@ def load_data(
         mean=mean,
         std=std,
         seed=seed,
+        augment=options.augment,
         input_shape=input_shape,
         workers=options.workers,
     )
