@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sslcli.lowering import check
 from sslcli.lowering.forms import candidates
-from sslcli.lowering.fragments import Builder, Fragment, site_model
-from sslcli.lowering.sites import ConvSite
+from sslcli.lowering.forms.flat import dense
+from sslcli.lowering.fragments import Fragment, site_model
+from sslcli.lowering.sites import ConvSite, LinearSite
 
 OPSET = 13
-
-
-def dense(site: ConvSite) -> Fragment:
-    builder = Builder(site.name)
-    builder.conv(
-        site.input,
-        site.weight,
-        site.bias,
-        strides=site.strides,
-        pads=site.pads,
-        dilations=site.dilations,
-        groups=site.groups,
-    )
-    return builder.finish(site.output)
 
 
 def mask(weight: np.ndarray, groups: int, pattern: str, random: np.random.Generator) -> np.ndarray:
@@ -93,3 +81,87 @@ def test_every_form_equals_the_masked_dense_convolution(site: ConvSite) -> None:
     assert site.spatial is not None
     for name, fragment in candidates(site).items():
         assert worst(site, fragment, site.spatial) < 1e-5, name
+
+
+LINEAR_PATTERNS = ("rows", "columns", "mixed", "all", "one column")
+
+
+@pytest.mark.parametrize("pattern", LINEAR_PATTERNS)
+@pytest.mark.parametrize("bias", ["none", "distinct", "few"])
+@pytest.mark.parametrize("is_matmul", [True, False])
+def test_every_form_equals_the_masked_dense_product(pattern: str, bias: str, is_matmul: bool) -> None:
+    random = np.random.default_rng(3)
+    weight = mask(random.standard_normal((7, 11, 1)).astype(np.float32), 1, pattern, random)[..., 0]
+    values = {"none": None, "distinct": np.arange(7), "few": np.arange(7) % 2}[bias]
+    bias_array = None if values is None or is_matmul else values.astype(np.float32)
+    site = LinearSite("fc", "x", "y", weight, bias_array, is_matmul)
+    found = candidates(site)
+    assert found or (bias, pattern) == ("distinct", "rows")
+    shape = (2, 3, 11) if is_matmul else (4, 11)
+    x = random.standard_normal(shape).astype(np.float32)
+    expected = x @ weight.T + (0 if bias_array is None else bias_array)
+    for name, fragment in found.items():
+        graph = onnx.helper.make_graph(
+            list(fragment.nodes),
+            "fc",
+            [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
+            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [*shape[:-1], 7])],
+            [onnx.numpy_helper.from_array(array, key) for key, array in fragment.constants.items()],
+        )
+        model = onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=8
+        )
+        onnx.checker.check_model(model, full_check=True)
+        assert check.relative_error(expected, check.run(model, {"x": x})[0]) < 1e-5, name
+
+
+def site_of(weight: np.ndarray, groups: int = 1, spatial: tuple[int, ...] | None = (9, 9)) -> ConvSite:
+    rank = weight.ndim - 2
+    bias = np.zeros(len(weight), np.float32)
+    return ConvSite(
+        "conv", "x", "y", weight, bias, groups, (1,) * rank, ((1, 1),) * rank, (1,) * rank, spatial
+    )
+
+
+def test_each_form_applies_to_what_it_is_for() -> None:
+    random = np.random.default_rng(0)
+    columns = mask(random.standard_normal((16, 8, 3, 3)).astype(np.float32), 1, "mixed", random)
+    found = candidates(site_of(columns))
+    assert {"compact", "shift", "shift-pad", "row-shift", "per-tap", "im2col"} <= set(found)
+    grouped = mask(random.standard_normal((16, 8, 3, 3)).astype(np.float32), 2, "channels", random)
+    assert "separate" in candidates(site_of(grouped, 2))
+    line = mask(random.standard_normal((16, 8, 3)).astype(np.float32), 1, "mixed", random)
+    assert {"flat", "flat-shift"} <= set(candidates(site_of(line, 1, (9,))))
+
+
+def test_filters_that_read_disjoint_channels_become_two_convolutions() -> None:
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((6, 8, 3, 3)).astype(np.float32)
+    order = random.permutation(6)
+    weight[order[:3], :4] = 0
+    weight[order[3:], 4:] = 0
+    fragment = candidates(site_of(weight))["separate-2"]
+    convs = [node for node in fragment.nodes if node.op_type == "Conv"]
+    assert [fragment.constants[node.input[1]].shape for node in convs] == [(3, 4, 3, 3)] * 2
+
+
+def test_dead_taps_at_the_border_crop_the_kernel_and_its_padding() -> None:
+    weight = np.random.default_rng(0).standard_normal((4, 4, 3, 3)).astype(np.float32)
+    weight[:, :, 0] = 0
+    weight[:, :, :, 2] = 0
+    (node,) = candidates(site_of(weight))["compact"].nodes
+    attributes = {found.name: onnx.helper.get_attribute_value(found) for found in node.attribute}
+    assert attributes["kernel_shape"] == [2, 2]
+    assert attributes["pads"] == [0, 1, 1, 0]
+
+
+def test_an_image_of_unknown_size_is_lowered_where_the_size_does_not_matter() -> None:
+    random = np.random.default_rng(0)
+    weight = mask(random.standard_normal((16, 8, 3, 3)).astype(np.float32), 1, "mixed", random)
+    site = site_of(weight, 1, None)
+    found = candidates(site)
+    assert {"shift", "compact"} <= set(found)
+    assert not {"row-shift", "per-tap", "im2col"} & set(found)
+    for name, fragment in found.items():
+        for spatial in ((5, 7), (12, 4)):
+            assert worst(site, fragment, spatial) < 1e-5, name

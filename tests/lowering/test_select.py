@@ -159,6 +159,7 @@ def test_a_damaged_cache_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not lower(chain(), settings=SETTINGS).decisions[0].from_cache
 
 
+@pytest.mark.usefixtures("keep_channels")
 def test_a_candidate_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(site: Site) -> dict[str, Fragment]:
         builder = Builder(site.name)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from sslcli.lowering.forms.compact import compact
+from sslcli.lowering.forms.flat import as_2d, dense
 from sslcli.lowering.forms.im2col import im2col
 from sslcli.lowering.forms.linear import compact_linear
 from sslcli.lowering.forms.per_tap import per_tap
@@ -15,6 +16,11 @@ from sslcli.lowering.forms.shift import shift
 from sslcli.lowering.fragments import Fragment
 from sslcli.lowering.sites import ConvSite, LinearSite, Site
 
+_shift = partial(shift, rows_of=16, columns_of=16)
+_row_shift = partial(row_shift, rows_of=16, columns_of=16)
+
+# The number in a name is the block that counts are rounded to, the number of clusters, or the columns that
+# are worked on at a time; ``pad`` computes dead filters where the others copy them from one.
 CONV_FORMS: Mapping[str, Callable[[ConvSite], Fragment | None]] = {
     "compact": compact,
     "compact-8": partial(compact, block=8),
@@ -22,15 +28,18 @@ CONV_FORMS: Mapping[str, Callable[[ConvSite], Fragment | None]] = {
     "separate": separate,
     "separate-2": partial(separate, clusters=2),
     "separate-4": partial(separate, clusters=4),
-    "shift": shift,
-    "shift-16": partial(shift, rows_of=16, columns_of=16),
-    "shift-pad": partial(shift, restore="pad", columns_of=16),
-    "shift-128": partial(shift, rows_of=16, columns_of=16, chunk=128),
-    "row-shift": row_shift,
-    "row-shift-16": partial(row_shift, rows_of=16, columns_of=16),
-    "row-shift-64": partial(row_shift, rows_of=16, columns_of=16, chunk=64),
+    "shift": _shift,
+    "shift-pad": partial(_shift, restore="pad"),
+    "shift-128": partial(_shift, chunk=128),
+    "shift-192-pad": partial(_shift, restore="pad", chunk=192),
+    "row-shift": _row_shift,
+    "row-shift-128": partial(_row_shift, chunk=128),
+    "row-shift-192-pad": partial(_row_shift, restore="pad", chunk=192),
     "per-tap": per_tap,
     "im2col": im2col,
+    "flat": partial(as_2d, dense),
+    "flat-compact": partial(as_2d, partial(compact, block=16)),
+    "flat-shift": partial(as_2d, _shift),
 }
 LINEAR_FORMS: Mapping[str, Callable[[LinearSite], Fragment | None]] = {
     "compact": compact_linear,

@@ -9,7 +9,7 @@ from sslcli.lowering.fragments import Builder, Fragment
 from sslcli.lowering.patterns import Indices, parts
 from sslcli.lowering.sites import ConvSite
 
-_MOST_INDICES = 4_000_000
+_MOST_INDICES = 1_000_000
 
 
 def im2col(site: ConvSite, *, restore: Restore = "gather") -> Fragment | None:

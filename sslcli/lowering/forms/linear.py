@@ -46,7 +46,8 @@ def _rows(site: LinearSite) -> Indices:
     live = alive(site.weight, 1)
     dead = np.flatnonzero(~live)
     _, first = np.unique(_bias(site)[dead], return_index=True)
-    return np.concatenate([np.flatnonzero(live), dead[np.sort(first)]])
+    rows = np.concatenate([np.flatnonzero(live), dead[np.sort(first)]])
+    return rows if len(rows) < len(live) else np.arange(len(live))
 
 
 def _order(site: LinearSite, rows: Indices) -> Indices:
