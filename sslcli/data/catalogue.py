@@ -42,7 +42,9 @@ def load_data(
         name: ``mnist``, ``fashion-mnist``, ``cifar10``, ``mnist-5k``, ``imagefolder:DIR``,
             ``package.module:factory`` or ``file.py:factory``.
         root: folder that holds the data sets' files; default SSLCLI_DATA_ROOT, then the user's cache.
-        mean: mean per channel for values in [0, 1]; default: the data set's own.
+        mean: mean per channel for values in [0, 1]; default: the training set's own for the built-in sets
+            (mnist and mnist-5k 0.1307, fashion-mnist 0.2860, cifar10 0.4914, 0.4822, 0.4465), ImageNet's
+            for image folders (0.485, 0.456, 0.406; grey 0.5), none for factories.
         std: standard deviation per channel; goes with ``mean``.
         seed: handed to a factory that takes a ``seed``; the built-in sets do not depend on it.
         augment: whether training samples are augmented; default: cifar10 and imagefolder are.

@@ -97,15 +97,16 @@ def training_curves(step: str, records: Sequence[Json], prefix: str) -> list[Fig
     epochs = [record["epoch"] for record in records]
     figures = []
     for title, unit, lines, logarithmic in (
-        ("loss and penalty", "loss", _series(records, ("loss", "penalty")), True),
+        ("loss", "loss", _series(records, ("loss", "penalty")), True),
         ("accuracy", "% right on the validation split", _accuracy(records), False),
         ("zero groups", "% of the groups", _zero_groups(records), False),
         ("strengths", "strength", _mapped(records, "strengths"), False),
     ):
         curves = [plots.Curve(name, *_known(epochs, values)) for name, values in lines.items()]
         curves = [curve for curve in curves if curve.x and any(curve.y)]
-        if title == "strengths" and not any(len(set(curve.y)) > 1 for curve in curves):
-            continue  # constant strengths stand in the table of steps
+        title = " and ".join(curve.name for curve in curves) if title == "loss" else title
+        if title in ("strengths", "zero groups") and not any(len(set(curve.y)) > 1 for curve in curves):
+            continue  # nothing happened
         if curves:
             alt = f"{title} of {step}: " + ", ".join(
                 f"{curve.name} from {curve.y[0]:.4g} to {curve.y[-1]:.4g}" for curve in curves

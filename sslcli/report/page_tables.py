@@ -41,9 +41,9 @@ def tiles(run: Run) -> list[Tile]:
     before, after = run.models[0], run.models[-1]
     found = [
         _accuracy_tile(before, after, _test_samples(run)),
-        _less_tile("MACs", before["macs"], after["macs_packed"], numbers.count),
-        _less_tile("parameters", before["params"], after["params"], numbers.count),
-        _less_tile("file size", before["size_bytes"], after["size_bytes"], numbers.size),
+        _less_tile("MACs", before["macs"], after["macs_packed"], numbers.count, "fewer"),
+        _less_tile("parameters", before["params"], after["params"], numbers.count, "fewer"),
+        _less_tile("file size", before["size_bytes"], after["size_bytes"], numbers.size, "smaller"),
         _latency_tile(run.models),
     ]
     return [tile for tile in found if tile is not None]
@@ -115,7 +115,7 @@ def steps(run: Run) -> Grid:
             str(step["uses"]),
             ", ".join(step["needs"]),
             str(step["state"]),
-            numbers.duration(step["seconds"]),
+            numbers.duration(step["seconds"]).replace(" ", "\u00a0"),
             _flow(run.given.get(step["id"], {})),
         ]
         for step in run.steps
@@ -168,10 +168,10 @@ def _accuracy_tile(before: Json, after: Json, samples: int | None) -> Tile | Non
     )
 
 
-def _less_tile(label: str, before: float, after: float, words: Any) -> Tile | None:
+def _less_tile(label: str, before: float, after: float, words: Any, word: str) -> Tile | None:
     if not before:
         return None
-    detail = f"{before / after:.2f} times fewer" if after and after < before else ""
+    detail = f"{before / after:.2f} times {word}" if after and after < before else ""
     return Tile(label, words(before), words(after), numbers.per_cent(after / before), after < before, detail)
 
 

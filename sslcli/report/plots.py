@@ -78,7 +78,7 @@ def left_bars(name: str, layers: Sequence[tuple[str, float, float]], *, alt: str
         axes.barh(places, [after for _, _, after in layers], color=SERIES[0], height=0.4, label="left")
         _rows(axes, [layer for layer, _, _ in layers])
         axes.set_xlabel("% of the network's MACs")
-        axes.legend(loc="best")
+        figure.legend(loc="outside upper right", ncols=2)
         return to_svg(figure, name, alt)
 
 

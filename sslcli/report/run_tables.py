@@ -82,7 +82,7 @@ def _steps(steps: Sequence[StepOutcome]) -> Table:
             step.uses,
             ", ".join(step.needs),
             Text(state, style=_STATES.get(step.state, "")),
-            duration(step.seconds) if step.state == "run" else "",
+            duration(step.seconds) if step.state in ("run", "failed") else "",
         )
     return table
 
