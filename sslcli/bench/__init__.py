@@ -15,7 +15,7 @@ from sslcli.bench.inputs import ModelSource, RunSettings
 from sslcli.bench.public import bench as _function
 from sslcli.bench.public import require_gate
 from sslcli.bench.results import BenchedModel, Comparison, Row
-from sslcli.bench.runner import Samples, Subject, Timing, interleave, time_models
+from sslcli.bench.runner import Samples, Subject, Timing, time_models, time_subjects
 from sslcli.bench.statistics import Latency, Ratio, paired_ratio
 from sslcli.bench.tables import to_csv, to_markdown
 
@@ -34,10 +34,10 @@ __all__ = [
     "bench",
     "compare",
     "compare_with_old",
-    "interleave",
     "paired_ratio",
     "require_gate",
     "time_models",
+    "time_subjects",
     "to_csv",
     "to_markdown",
 ]

@@ -27,6 +27,7 @@ class RunSettings:
         batch_size: size of every input's batch axis; None: the model's own, which then must be fixed.
         budget_s: seconds of measurement for all models of one comparison together.
         warmup: untimed runs of each model before the first sample.
+        rounds: how often models are opened anew, each time for a share of the budget.
         min_blocks: blocks measured even when the budget is spent; a block holds samples of every model.
         max_blocks: blocks measured at most.
         seed: seed of the inputs and of the order inside blocks.
@@ -39,6 +40,7 @@ class RunSettings:
     batch_size: int | None = 1
     budget_s: float = 2.0
     warmup: int = 3
+    rounds: int = 2
     min_blocks: int = 8
     max_blocks: int = 2000
     seed: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,24 +13,25 @@ from sslcli.bench.graphs import ShapedGraph, fixed_batch, macs
 from sslcli.bench.inputs import Array, ModelSource, RunSettings
 from sslcli.bench.layers import Layer, LayerPairs
 from sslcli.bench.results import Kind, Row
-from sslcli.bench.runner import Subject, interleave, sample_clock
-from sslcli.bench.sessions import BoundModel, bind
-from sslcli.bench.statistics import paired_ratio, summarise
+from sslcli.bench.runner import Maker, Subject, Timing, sample_clock, session_subject, time_subjects
+from sslcli.bench.sessions import bind
+from sslcli.bench.statistics import Ratio, paired_ratio, summarise
 from sslcli.bench.unstructured import CsrConvolution, live_weights, random_weight, torch_threads
 
 # Workers of OpenMP spin for 300,000 pauses after their work, which is 15 ms on recent processors.
 _OPENMP_SETTLE_S = 0.025
+# With fewer, intervals of equal models held 1 too seldom.
+_ROUNDS = 4
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """A subject, and what its row says beside the times."""
+    """A subject that can be opened, and what its row says beside the times."""
 
-    subject: Subject
+    maker: Maker
     label: str
     kind: Kind
     macs: int | None
-    nodes: dict[str, int]
 
 
 def whole_rows(
@@ -40,17 +41,13 @@ def whole_rows(
     settings: RunSettings,
 ) -> tuple[list[Row], list[float | None]]:
     """Time whole models, the base first; give the differences of the outputs to the base's as well."""
-    bound = [bind(model, settings) for model in models]
     entrants = [
-        _entrant(model, label, macs(graph, graph.nodes))
-        for model, label, graph in zip(bound, labels, graphs, strict=True)
+        _entrant(model, label, macs(graph, graph.nodes), settings)
+        for model, label, graph in zip(models, labels, graphs, strict=True)
     ]
     rows = time_entrants(entrants, settings)
-    if settings.provider == "cuda" and settings.tf32:
-        bound = [bind(model, replace(settings, tf32=False)) for model in models]
-    for model in bound:
-        model.run()
-    return rows, [relative_difference(bound[0].outputs(), model.outputs()) for model in bound[1:]]
+    base = _outputs(models[0], settings)
+    return rows, [relative_difference(base, _outputs(model, settings)) for model in models[1:]]
 
 
 def layer_rows(
@@ -68,7 +65,7 @@ def layer_rows(
         for label, layer, graph in zip(labels, (pair.base, *pair.others), graphs, strict=True)
         if layer is not None
     ]
-    entrants = [_entrant(bind(layer.model, alone), label, layer.macs) for label, layer, _ in found]
+    entrants = [_entrant(layer.model, label, layer.macs, alone) for label, layer, _ in found]
     geometry = conv_geometry(graphs[0], pair.base.nodes[0]) if unstructured else None
     if geometry is None or len(found) == 1:
         return time_entrants(entrants, settings, pair.base)
@@ -88,7 +85,7 @@ def time_entrants(
     entrants: Sequence[Entrant], settings: RunSettings, layer: Layer | None = None
 ) -> list[Row]:
     """Time entrants in turn, the first of them the base of the ratios; ``layer`` None: whole models."""
-    taken = interleave([entrant.subject for entrant in entrants], settings)
+    taken = time_subjects([entrant.maker for entrant in entrants], replace(settings, rounds=_ROUNDS))
     base = entrants[0]
     return [
         Row(
@@ -101,14 +98,14 @@ def time_entrants(
             kind=entrant.kind,
             macs=entrant.macs,
             limit=base.macs / entrant.macs if base.macs and entrant.macs else None,
-            latency=summarise(samples.ns, settings.batch_size or 1),
-            ratio=None if entrant is base else paired_ratio(taken[0].ns, samples.ns, seed=settings.seed),
-            nodes=entrant.nodes,
+            latency=summarise(timing.samples.ns, settings.batch_size or 1),
+            ratio=None if entrant is base else _speedup(taken[0], timing, settings),
+            nodes=timing.nodes,
             clock=sample_clock(settings),
-            runs_per_sample=samples.runs_per_sample,
-            samples_ns=tuple(tuple(round(value) for value in block) for block in samples.ns.tolist()),
+            runs_per_sample=timing.samples.runs_per_sample,
+            samples_ns=tuple(tuple(round(value) for value in block) for block in timing.samples.ns.tolist()),
         )
-        for entrant, samples in zip(entrants, taken, strict=True)
+        for entrant, timing in zip(entrants, taken, strict=True)
     ]
 
 
@@ -125,9 +122,19 @@ def relative_difference(base: Iterable[Array], other: Iterable[Array]) -> float 
     return worst
 
 
-def _entrant(model: BoundModel, label: str, count: int | None) -> Entrant:
-    nodes = dict(Counter(node.provider for node in model.placements))
-    return Entrant(Subject(model.run), label, "onnx", count, nodes)
+def _entrant(model: ModelSource, label: str, count: int | None, settings: RunSettings) -> Entrant:
+    return Entrant(functools.partial(session_subject, model, settings), label, "onnx", count)
+
+
+def _speedup(base: Timing, other: Timing, settings: RunSettings) -> Ratio:
+    return paired_ratio(base.samples.ns, other.samples.ns, seed=settings.seed)
+
+
+def _outputs(model: ModelSource, settings: RunSettings) -> list[Array]:
+    """Outputs on the inputs of ``settings.seed``, without TF32."""
+    bound = bind(model, replace(settings, tf32=False))
+    bound.run()
+    return bound.outputs()
 
 
 def _csr_entrants(
@@ -137,11 +144,18 @@ def _csr_entrants(
     live = live_weights(graph, layer.nodes)
     weight = random_weight(geometry.weight, live, geometry.groups, settings.seed)
     image = np.random.default_rng(settings.seed).standard_normal(geometry.image, dtype=np.float32)
-    csr = CsrConvolution(weight, image, geometry, settings.provider)
-    csr.run()
     settle_s = _OPENMP_SETTLE_S if settings.provider == "cpu" and settings.threads > 1 else 0.0
     count = int(np.count_nonzero(weight)) * geometry.image[0] * int(np.prod(geometry.out))
+
+    def with_lowering() -> Subject:
+        return Subject(CsrConvolution(weight, image, geometry, settings.provider).run, settle_s)
+
+    def product_alone() -> Subject:
+        csr = CsrConvolution(weight, image, geometry, settings.provider)
+        csr.run()  # writes the columns
+        return Subject(csr.multiply, settle_s)
+
     return [
-        Entrant(Subject(csr.run, settle_s), label, "csr", count, {}),
-        Entrant(Subject(csr.multiply, settle_s), label, "csr product", count, {}),
+        Entrant(with_lowering, label, "csr", count),
+        Entrant(product_alone, label, "csr product", count),
     ]

@@ -2,7 +2,8 @@
 
 A block holds samples of every subject. Blocks run forward and backward by turns over a shuffled order,
 so each subject follows and precedes each other equally often. A sample is the mean of a few runs where
-one run is too short for the clock, else one run.
+one run is too short for the clock, else one run. Blocks come in rounds: each opens all subjects anew, every
+other one in reverse order, since where a session's memory happens to lie is worth some per cent.
 
 On one CPU thread the clock is the thread's own CPU time: what the run takes on a core of its own. By the
 wall clock, on a machine with other work, a long run is interrupted more often than a short one, and ratios
@@ -12,18 +13,19 @@ come out too large (11 in place of 5 was seen). With more threads, and on CUDA, 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from sslcli.bench.inputs import Array, ModelSource, RunSettings
-from sslcli.bench.sessions import BoundModel, bind
+from sslcli.bench.sessions import bind
 
 Run = Callable[[], object]
 Clock = Callable[[], int]
@@ -42,10 +44,15 @@ class Subject:
     Attributes:
         run: does the work once.
         settle_s: seconds to wait after its samples, for worker threads that spin on after the work is done.
+        nodes: executed nodes by provider.
     """
 
     run: Run
     settle_s: float = 0.0
+    nodes: Mapping[str, int] = field(default_factory=dict)
+
+
+Maker = Callable[[], Subject]
 
 
 @dataclass(frozen=True)
@@ -63,10 +70,25 @@ class Samples:
 
 @dataclass(frozen=True)
 class Timing:
-    """Times of one model, and how many nodes each provider ran."""
+    """Times of one subject, and how many nodes each provider ran."""
 
     samples: Samples
     nodes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """What a block is made of.
+
+    Attributes:
+        runs: runs in a sample, for each subject.
+        samples: samples in a block; one number for all, so that every block pairs equally many.
+        rewarm: whether an untimed run goes before a subject's samples.
+    """
+
+    runs: tuple[int, ...]
+    samples: int
+    rewarm: bool
 
 
 def time_models(
@@ -84,40 +106,61 @@ def time_models(
         ModelError: a model cannot be opened or run.
         InputError: a model does not take the batch size.
     """
-    return time_bound([bind(model, settings, inputs) for model in models], settings)
+    return time_subjects(
+        [functools.partial(session_subject, model, settings, inputs) for model in models], settings
+    )
 
 
-def time_bound(bound: Sequence[BoundModel], settings: RunSettings) -> list[Timing]:
-    """Time sessions that are open already."""
-    samples = interleave([Subject(model.run) for model in bound], settings)
-    return [
-        Timing(taken, dict(Counter(node.provider for node in model.placements)))
-        for taken, model in zip(samples, bound, strict=True)
-    ]
+def session_subject(
+    model: ModelSource, settings: RunSettings, inputs: Mapping[str, Array] | None = None
+) -> Subject:
+    """Open ``model`` to be timed; raises as ``time_models`` does."""
+    bound = bind(model, settings, inputs)
+    return Subject(bound.run, nodes=Counter(node.provider for node in bound.placements))
 
 
-def interleave(
-    subjects: Sequence[Subject],
+def time_subjects(
+    makers: Sequence[Maker],
     settings: RunSettings,
     clock: Clock | None = None,
     wall: Clock = time.perf_counter_ns,
-) -> list[Samples]:
-    """Run all subjects block by block until the budget is spent.
+) -> list[Timing]:
+    """Time what ``makers`` open, in rounds.
 
     Args:
-        subjects: what to time.
-        settings: warm-up, budget, block limits and seed.
+        makers: each opens one subject.
+        settings: warm-up, rounds, budget, block limits and seed.
         clock: nanoseconds that samples are made of; None: what ``sample_clock`` says.
         wall: nanoseconds that the budget is made of.
     """
     clock = clock or (time.thread_time_ns if sample_clock(settings) == "cpu" else time.perf_counter_ns)
+    rhythm = None
+    runs: tuple[int, ...] = ()
+    parts: list[list[Array]] = []
+    for number in range(settings.rounds):
+        subjects = _open(makers, backward=number % 2 == 1)
+        costs = [_warm_up(subject, settings.warmup, clock) for subject in subjects]
+        if rhythm is None:
+            rhythm = _rhythm(costs)
+            runs = rhythm.runs
+        parts.append(interleave(subjects, rhythm, _one_round(settings, number), clock, wall))
+        nodes = [subject.nodes for subject in subjects]
+        del subjects  # their memory goes before the next round asks for its own
+    return [
+        Timing(Samples(np.concatenate(arrays), count), dict(found))
+        for arrays, count, found in zip(zip(*parts, strict=True), runs, nodes, strict=True)
+    ]
+
+
+def interleave(
+    subjects: Sequence[Subject], rhythm: Rhythm, settings: RunSettings, clock: Clock, wall: Clock
+) -> list[Array]:
+    """Run warm subjects block by block until the budget is spent.
+
+    Returns:
+        For each subject nanoseconds per run, (blocks, samples).
+    """
     started = wall()
-    costs = [_warm_up(subject, settings.warmup, clock) for subject in subjects]
-    inner = [max(1, math.ceil(_SAMPLE_NS / cost)) for cost in costs]
-    # One number for all, so that every block pairs equally many samples.
-    longest = max(runs * cost for runs, cost in zip(inner, costs, strict=True))
-    repeats = int(min(_MOST_SAMPLES, max(1, _BLOCK_NS // longest)))
-    rewarm = max(costs) < _REWARM_BELOW_NS
     taken: list[list[Array]] = [[] for _ in subjects]
     with _no_collection():
         for block, order in enumerate(_orders(len(subjects), settings.seed)):
@@ -125,8 +168,8 @@ def interleave(
             if block >= settings.max_blocks or (block >= settings.min_blocks and spent > settings.budget_s):
                 break
             for which in order:
-                taken[which].append(_block(subjects[which], inner[which], repeats, rewarm, clock))
-    return [Samples(np.stack(rows), runs) for rows, runs in zip(taken, inner, strict=True)]
+                taken[which].append(_block(subjects[which], rhythm.runs[which], rhythm, clock))
+    return [np.stack(rows) for rows in taken]
 
 
 def sample_clock(settings: RunSettings) -> ClockName:
@@ -134,23 +177,47 @@ def sample_clock(settings: RunSettings) -> ClockName:
     return "cpu" if settings.provider == "cpu" and settings.threads == 1 else "wall"
 
 
-def _block(subject: Subject, inner: int, repeats: int, rewarm: bool, clock: Clock) -> Array:
-    """``repeats`` samples of one subject, nanoseconds per run."""
-    if rewarm:
+def _open(makers: Sequence[Maker], *, backward: bool) -> list[Subject]:
+    """Open all subjects, the last one first if ``backward``."""
+    numbers = range(len(makers))
+    opened = {number: makers[number]() for number in (reversed(numbers) if backward else numbers)}
+    return [opened[number] for number in numbers]
+
+
+def _rhythm(costs: Sequence[float]) -> Rhythm:
+    """The rhythm for subjects whose runs take ``costs`` nanoseconds."""
+    runs = tuple(max(1, math.ceil(_SAMPLE_NS / cost)) for cost in costs)
+    longest = max(count * cost for count, cost in zip(runs, costs, strict=True))
+    samples = int(min(_MOST_SAMPLES, max(1, _BLOCK_NS // longest)))
+    return Rhythm(runs, samples, rewarm=max(costs) < _REWARM_BELOW_NS)
+
+
+def _one_round(settings: RunSettings, number: int) -> RunSettings:
+    """The share of round ``number`` in budget and blocks, with an order of its own."""
+    return replace(
+        settings,
+        budget_s=settings.budget_s / settings.rounds,
+        min_blocks=math.ceil(settings.min_blocks / settings.rounds),
+        max_blocks=max(1, settings.max_blocks // settings.rounds),
+        seed=settings.seed + number,
+    )
+
+
+def _block(subject: Subject, runs: int, rhythm: Rhythm, clock: Clock) -> Array:
+    """The samples of one subject in one block, nanoseconds per run."""
+    if rhythm.rewarm:
         subject.run()  # the subject before it has put its own weights into the caches
-    samples = np.empty(repeats)
-    for index in range(repeats):
-        samples[index] = _sample(subject.run, inner, clock)
+    samples = np.array([_sample(subject.run, runs, clock) for _ in range(rhythm.samples)])
     if subject.settle_s:
         time.sleep(subject.settle_s)
     return samples
 
 
-def _sample(run: Run, inner: int, clock: Clock) -> float:
+def _sample(run: Run, runs: int, clock: Clock) -> float:
     started = clock()
-    for _ in range(inner):
+    for _ in range(runs):
         run()
-    return (clock() - started) / inner
+    return (clock() - started) / runs
 
 
 def _warm_up(subject: Subject, warmup: int, clock: Clock) -> float:

@@ -2,22 +2,22 @@ from __future__ import annotations
 
 import gc
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from sslcli.bench.inputs import RunSettings
-from sslcli.bench.runner import Clock, Subject, interleave, sample_clock, time_models
+from sslcli.bench.runner import Clock, Maker, Subject, sample_clock, time_models, time_subjects
 from sslcli.bench.sessions import bind
 
 
 class FakeMachine:
-    """A clock that only work moves; it writes down who worked."""
+    """A clock that only work moves; it writes down who was opened and who worked."""
 
     def __init__(self) -> None:
         self.now = 0
         self.log: list[str] = []
+        self.opened: list[str] = []
 
     def clock(self) -> int:
         return self.now
@@ -27,24 +27,27 @@ class FakeMachine:
         """For samples and for the budget."""
         return self.clock, self.clock
 
-    def subject(self, name: str, cost_ns: int) -> Subject:
+    def maker(self, name: str, cost_ns: int) -> Maker:
         def run() -> None:
             self.now += cost_ns
             self.log.append(name)
 
-        return Subject(run)
+        def maker() -> Subject:
+            self.opened.append(name)
+            return Subject(run)
+
+        return maker
 
 
-def runs_of(log: list[str]) -> list[str]:
-    """The log with repetitions joined: who was measured after whom."""
-    return [name for index, name in enumerate(log) if index == 0 or log[index - 1] != name]
+def blocks_only(**chosen) -> RunSettings:
+    """One round without warm-up and without time: as many blocks as asked for."""
+    return RunSettings(**({"warmup": 0, "budget_s": 0.0, "rounds": 1} | chosen))
 
 
 def test_subjects_alternate_and_each_order_is_followed_by_its_reverse():
     machine = FakeMachine()
-    subjects = [machine.subject(name, 3_000_000) for name in "abc"]
-    settings = RunSettings(warmup=0, budget_s=0, min_blocks=6, max_blocks=6)
-    taken = interleave(subjects, settings, *machine.clocks)
+    makers = [machine.maker(name, 3_000_000) for name in "abc"]
+    taken = time_subjects(makers, blocks_only(min_blocks=6), *machine.clocks)
     measured = "".join(machine.log[9:])  # three runs of each find out what a run costs
     visits = measured[::2]  # one untimed and one timed run a visit
     blocks = [visits[i : i + 3] for i in range(0, len(visits), 3)]
@@ -53,13 +56,21 @@ def test_subjects_alternate_and_each_order_is_followed_by_its_reverse():
     assert blocks[1] == blocks[0][::-1]
     assert blocks[3] == blocks[2][::-1]
     assert len(set(blocks)) > 2
-    assert [samples.ns.shape for samples in taken] == [(6, 1)] * 3
+    assert [timing.samples.ns.shape for timing in taken] == [(6, 1)] * 3
+
+
+def test_each_round_opens_all_anew_and_every_other_one_backward():
+    machine = FakeMachine()
+    makers = [machine.maker(name, 3_000_000) for name in "ab"]
+    taken = time_subjects(makers, blocks_only(rounds=3, min_blocks=6), *machine.clocks)
+    assert machine.opened == ["a", "b", "b", "a", "a", "b"]
+    assert [timing.samples.ns.shape for timing in taken] == [(6, 1)] * 2
 
 
 def test_samples_are_nanoseconds_per_run_and_short_runs_are_repeated():
     machine = FakeMachine()
-    subjects = [machine.subject("fast", 1000), machine.subject("slow", 500_000)]
-    fast, slow = interleave(subjects, RunSettings(budget_s=0.0, min_blocks=4), *machine.clocks)
+    makers = [machine.maker("fast", 1000), machine.maker("slow", 500_000)]
+    fast, slow = (timing.samples for timing in time_subjects(makers, blocks_only(), *machine.clocks))
     assert fast.runs_per_sample == 200
     assert slow.runs_per_sample == 1
     assert np.all(fast.ns == 1000)
@@ -67,60 +78,74 @@ def test_samples_are_nanoseconds_per_run_and_short_runs_are_repeated():
     assert fast.ns.shape == slow.ns.shape
 
 
+def test_long_runs_are_not_warmed_again_before_every_sample():
+    machine = FakeMachine()
+    time_subjects([machine.maker("a", 60_000_000)], blocks_only(min_blocks=5), *machine.clocks)
+    assert len(machine.log) == 3 + 5
+
+
 def test_drift_meets_all_alike():
     machine = FakeMachine()
 
-    def slowing(name: str) -> Subject:
+    def slowing() -> Subject:
         def run() -> None:
             machine.now += 300_000 + machine.now // 50
 
         return Subject(run)
 
-    one, two = interleave(
-        [slowing("a"), slowing("b")], RunSettings(budget_s=0, min_blocks=40), *machine.clocks
+    one, two = (
+        timing.samples.ns
+        for timing in time_subjects([slowing, slowing], blocks_only(min_blocks=40), *machine.clocks)
     )
-    growth = one.ns[-1].mean() / one.ns[0].mean()
-    assert growth > 3
-    assert np.median(one.ns.mean(1) / two.ns.mean(1)) == pytest.approx(1.0, abs=0.1)
+    assert one[-1].mean() / one[0].mean() > 3
+    assert np.median(one.mean(1) / two.mean(1)) == pytest.approx(1.0, abs=0.1)
 
 
 def test_budget_ends_the_measurement_but_not_before_the_fewest_blocks():
     machine = FakeMachine()
-    subject = machine.subject("a", 100_000_000)
-    (samples,) = interleave([subject], RunSettings(warmup=2, budget_s=3.0, min_blocks=2), *machine.clocks)
-    assert len(samples.ns) == 26  # 5 runs go before the first block
-    (samples,) = interleave([subject], RunSettings(budget_s=0.0, min_blocks=7), *machine.clocks)
-    assert len(samples.ns) == 7
-    (samples,) = interleave([subject], RunSettings(budget_s=100.0, max_blocks=11), *machine.clocks)
-    assert len(samples.ns) == 11
+
+    def blocks(**chosen) -> int:
+        settings = blocks_only(**chosen)
+        (timing,) = time_subjects([machine.maker("a", 100_000_000)], settings, *machine.clocks)
+        return len(timing.samples.ns)
+
+    assert blocks(budget_s=3.0, min_blocks=2) == 31
+    assert blocks(budget_s=3.0, min_blocks=2, rounds=2) == 2 * 16
+    assert blocks(budget_s=0.0, min_blocks=7) == 7
+    assert blocks(budget_s=100.0, max_blocks=11) == 11
 
 
 def test_one_cpu_thread_is_timed_by_its_own_cpu_time():
     assert sample_clock(RunSettings(threads=1)) == "cpu"
     assert sample_clock(RunSettings(threads=2)) == "wall"
     assert sample_clock(RunSettings(provider="cuda")) == "wall"
-    asleep = Subject(lambda: time.sleep(0.01))
-    settings = RunSettings(warmup=0, budget_s=0, min_blocks=1)
-    (by_cpu,) = interleave([asleep], settings)
-    (by_wall,) = interleave([asleep], replace(settings, threads=2))
-    assert by_cpu.ns.max() < 5e6
-    assert by_wall.ns.min() >= 1e7
+
+    def asleep() -> Subject:
+        return Subject(lambda: time.sleep(0.01))
+
+    (by_cpu,) = time_subjects([asleep], blocks_only(min_blocks=1))
+    (by_wall,) = time_subjects([asleep], blocks_only(min_blocks=1, threads=2))
+    assert by_cpu.samples.ns.max() < 5e6
+    assert by_wall.samples.ns.min() >= 1e7
 
 
 def test_collector_is_put_back_as_it_was():
     machine = FakeMachine()
     seen: list[bool] = []
 
-    def run() -> None:
-        machine.now += 10**9
-        seen.append(gc.isenabled())
+    def maker() -> Subject:
+        def run() -> None:
+            machine.now += 10**9
+            seen.append(gc.isenabled())
 
-    interleave([Subject(run)], RunSettings(warmup=0, budget_s=0, min_blocks=1), *machine.clocks)
+        return Subject(run)
+
+    time_subjects([maker], blocks_only(min_blocks=1), *machine.clocks)
     assert gc.isenabled()
     assert seen[-1] is False
     gc.disable()
     try:
-        interleave([Subject(run)], RunSettings(warmup=0, budget_s=0, min_blocks=1), *machine.clocks)
+        time_subjects([maker], blocks_only(min_blocks=1), *machine.clocks)
         assert not gc.isenabled()
     finally:
         gc.enable()
