@@ -26,6 +26,7 @@ from torch._export.serde.union import _Union
 
 from sslcli.checkpoint.expressions import SYMBOL, check_expression
 from sslcli.checkpoint.operators import check_operator
+from sslcli.checkpoint.symbolic import check_arithmetic
 from sslcli.checkpoint.treespec import check_treespec
 from sslcli.errors import ModelError
 
@@ -75,6 +76,7 @@ class Schema:
         for argument in graph["inputs"]:
             if not _INPUT_VARIANTS & argument.keys():
                 raise self._refused("inputs", "an input that is neither a tensor nor a number")
+        check_arithmetic(program, self.where)
         program["range_constraints"] = _used_ranges(program)
         root = [entry for entry in program["graph_module"]["module_call_graph"] if entry["fqn"] == ""]
         program["graph_module"]["module_call_graph"] = root[:1]

@@ -159,6 +159,21 @@ def calls(target, argument):
     return lambda program: node(program, target, argument)
 
 
+def squares(count):
+    """s1 = s0 * s0, s2 = s1 * s1, ..."""
+
+    def change(program):
+        for i in range(count):
+            argument = {"as_sym_int": {"as_name": f"s{i}"}}
+            node(program, "_operator.mul", argument)
+            inserted = program["graph_module"]["graph"]["nodes"].pop(0)
+            inserted["inputs"] *= 2
+            inserted["outputs"] = [{"as_sym_int": {"as_name": f"s{i + 1}"}}]
+            program["graph_module"]["graph"]["nodes"].insert(i, inserted)
+
+    return change
+
+
 def relu_of(argument):
     return calls("torch.ops.aten.relu.default", argument)
 
@@ -220,6 +235,9 @@ PROGRAMS = {
     "custom container": (sets_signature("out_spec", CUSTOM_TREE), "tuples"),
     "container that is no JSON": (sets_signature("in_spec", "os.system"), "tuples"),
     "code as argument name": (sets_signature("forward_arg_names", ["x, y=exec('1')"]), "identifier"),
+    "text in arithmetic": (calls("_operator.mul", {"as_string": "a"}), "numbers"),
+    "list in arithmetic": (calls("_operator.mul", {"as_ints": [1, 2]}), "numbers"),
+    "numbers without end": (squares(40), "multiplies"),
     "terabytes": (sets_first_tensor("sizes", [{"as_int": 10**13}]), "size"),
     "other device": (sets_first_tensor("device", {"type": "xla"}), "device"),
     "endless counter": (lambda p: set_item(p["range_constraints"], "u99999999999", {}), "symbol"),
