@@ -848,8 +848,8 @@ def test_a_dead_network_is_an_error(prove):
 def test_a_threshold_removes_small_groups_and_says_which(prove):
     net = prove.net(lambda net, x: net.conv2(net.conv1(x).relu()), **pair()())
     with torch.no_grad():
-        for tensor in (net.conv1.weight, net.conv1.bias):
-            tensor[[1, 4]] *= 1e-6
+        net.conv1.weight[[1, 4]] *= 1e-6
+        net.conv1.bias[[1, 4]] = 0
     result = prove(net, image(), threshold=1e-4)
     assert prove.kept(result)["conv1.weight"][0] == [0, 2, 3, 5]
     assert sorted(result.plan.zeroed["conv1.weight"][0]) == [1, 4]
