@@ -125,5 +125,5 @@ def _fetch(root: Path) -> tuple[Path, str]:
                 members.extractall(temporary, filter="data")
             (Path(temporary) / LAYOUTS[0]).replace(root / LAYOUTS[0])
     except (FetchError, OutputError, OSError, tarfile.TarError) as error:
-        raise missing("cifar10", candidates(root, LAYOUTS), str(error)) from error
+        raise missing("cifar10", root, LAYOUTS, str(error)) from error
     return root / LAYOUTS[0], ".bin"

@@ -39,10 +39,10 @@ def candidates(root: Path, layouts: tuple[str, ...]) -> list[Path]:
     return folders + ([root] if any(root.parts[-len(parts) :] == parts for parts in endings) else [])
 
 
-def missing(name: str, folders: list[Path], reason: str) -> DataError:
+def missing(name: str, root: Path, layouts: tuple[str, ...], reason: str) -> DataError:
     """The error for a data set whose files are nowhere."""
-    places = ", ".join(str(folder) for folder in folders)
     return DataError(
-        f"the files of {name} are not there (looked in {places}) and could not be fetched ({reason})",
-        "put them under a folder of their own and name its parent with --data-root or SSLCLI_DATA_ROOT",
+        f"the files of {name} are not there (no complete folder {' or '.join(layouts)} in {root} or {SYSTEM}) "
+        f"and could not be fetched ({reason})",
+        f"put them into a folder {layouts[0]} and name its parent with --data-root or SSLCLI_DATA_ROOT",
     )

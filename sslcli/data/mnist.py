@@ -124,5 +124,5 @@ def _fetch_all(name: str, dataset: IdxSet, root: Path) -> Path:
                 urls = tuple(f"{mirror}{file}.gz" for mirror in dataset.mirrors)
                 fetch(urls, folder / f"{file}.gz", checksum)
     except (FetchError, OutputError, OSError) as error:
-        raise missing(name, candidates(root, dataset.layouts), str(error)) from error
+        raise missing(name, root, dataset.layouts, str(error)) from error
     return folder
