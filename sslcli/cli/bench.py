@@ -12,4 +12,4 @@ def command(request: Request, common: Common) -> object:
     """
     from sslcli.pipeline.jobs import JOBS
 
-    return JOBS["bench"](request, ())
+    return JOBS["bench"](request, [common.terminal.notice])

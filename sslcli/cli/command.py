@@ -13,6 +13,7 @@ import click
 from sslcli.cli.flags import Option, field_options, given, usage_error
 from sslcli.cli.show import show
 from sslcli.cli.terminal import Terminal
+from sslcli.files import check_writable
 from sslcli.options.common import Options
 from sslcli.options.steps import STEPS, groups, settings
 from sslcli.options.validation import OptionsError
@@ -166,6 +167,8 @@ _COMMON_NAMES = {"output", "force", "json", "dry_run", "verbose", "quiet"}
 def _common(ctx: click.Context, parameters: Mapping[str, Any]) -> Common:
     terminal = ctx.find_object(Terminal) or Terminal()
     terminal.configure(-1 if parameters["quiet"] else parameters["verbose"])
+    if parameters["json"] not in (None, "-"):
+        check_writable(Path(parameters["json"]))
     return Common(
         output=parameters.get("output"),
         force=bool(parameters.get("force")),

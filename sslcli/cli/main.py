@@ -88,7 +88,14 @@ def cli() -> None:
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; every error ends here, in one sentence."""
     terminal = Terminal()
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    before = signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        return _run(terminal, args)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(terminal: Terminal, args: Sequence[str] | None) -> int:
     try:
         code = cli.main(
             args=list(args) if args is not None else None,

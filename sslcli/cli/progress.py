@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from sslcli.cli.show import is_first_process
 from sslcli.cli.terminal import Terminal
 from sslcli.pipeline.events import SILENT, Observers
 
@@ -15,7 +16,7 @@ Observer = Callable[[Any], None]
 @contextlib.contextmanager
 def progress(terminal: Terminal) -> Iterator[list[Observer]]:
     """Yield the functions that are told how training goes."""
-    if terminal.quiet:
+    if terminal.quiet or not is_first_process():
         yield []
         return
     from sslcli.report.progress import show_progress
@@ -27,7 +28,7 @@ def progress(terminal: Terminal) -> Iterator[list[Observer]]:
 @contextlib.contextmanager
 def run_progress(terminal: Terminal) -> Iterator[Observers]:
     """The same for a recipe: which step, and the training inside it."""
-    if terminal.quiet:
+    if terminal.quiet or not is_first_process():
         yield SILENT
         return
     from sslcli.report.progress import show_progress

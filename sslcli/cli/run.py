@@ -16,11 +16,30 @@ _PARAMETERS: list[click.Parameter] = [
         metavar="KEY=VALUE",
         help="Change a value of the recipe: seed=1, data.batch_size=32, steps.sparse.epochs=5; repeats.",
     ),
+    Option(["--seed"], type=int, envvar="SSLCLI_SEED", help="Short for --set seed=N."),
+    Option(
+        ["-b", "--batch-size"],
+        type=int,
+        envvar="SSLCLI_BATCH_SIZE",
+        help="Short for --set data.batch_size=N.",
+    ),
+    Option(["--device"], envvar="SSLCLI_DEVICE", help="Device of the steps that name none."),
+    Option(
+        ["--threads"], type=int, envvar="SSLCLI_THREADS", help="Threads of the steps that name no number."
+    ),
 ]
 
 
 @plain_command("run", output="optional", arguments=_PARAMETERS)
-def command(recipe: Path, overrides: tuple[str, ...], common: Common) -> object:
+def command(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    batch_size: int | None,
+    device: str | None,
+    threads: int | None,
+    common: Common,
+) -> object:
     """Run RECIPE: its steps in turn, each in its own folder under runs/NAME.
 
     A step whose inputs, options and code have not changed is not run again; a run that was stopped
@@ -29,7 +48,11 @@ def command(recipe: Path, overrides: tuple[str, ...], common: Common) -> object:
     from sslcli.pipeline.chain import plan_run, run
     from sslcli.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides)
+    shorthands = {"seed": seed, "data.batch_size": batch_size}
+    settings = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
+    machine = {"device": device, "threads": threads}
+    given = {name: value for name, value in machine.items() if value is not None}
+    loaded = load_recipe(recipe, [*overrides, *settings], given)
     folder = common.output or Path("runs") / loaded.name
     if common.dry_run:
         return plan_run(loaded, folder, force=common.force)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 from sslcli.cli.terminal import Terminal
 from sslcli.files import atomic_output
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that speaks, of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def show(result: object, json_to: str | None, terminal: Terminal) -> None:
@@ -16,7 +22,7 @@ def show(result: object, json_to: str | None, terminal: Terminal) -> None:
     A result may carry a ``failure``: numbers that were asked for are shown even if a gate on them is not
     met.
     """
-    if result is None:
+    if result is None or not is_first_process():
         return
     from sslcli.report import render, to_json
 

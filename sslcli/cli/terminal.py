@@ -54,7 +54,7 @@ class Terminal:
         self.verbosity = verbosity
         level = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG)
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        handler.setFormatter(_Formatter("%(levelname)s: %(message)s"))
         logger = logging.getLogger("sslcli")
         logger.handlers[:] = [handler]
         logger.propagate = False
@@ -65,6 +65,15 @@ class Terminal:
         if verbosity >= 0:
             warnings.filterwarnings("default", module=r"sslcli\b")
         warnings.showwarning = _show_warning
+
+
+class _Formatter(logging.Formatter):
+    """``Warning: ...``, as errors are ``Error: ...``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record as a line."""
+        record.levelname = record.levelname.capitalize()
+        return super().format(record)
 
 
 def _console(stderr: bool) -> Console:

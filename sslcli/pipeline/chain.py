@@ -124,7 +124,8 @@ def _step(
     _prepare(place, key)
     began = time.monotonic()
     try:
-        result = jobs.JOBS[step.uses](_request(recipe, step, folder), observers.training)
+        told = observers.training if step.uses in ("train", "regularize") else ()
+        result = jobs.JOBS[step.uses](_request(recipe, step, folder), told)
     except SslcliError as error:
         raise _located(recipe, step, error) from error
     seconds = time.monotonic() - began

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +34,7 @@ def load_model(source: str, options: ModelOptions, seed: int) -> Checkpoint:
     """
     from sslcli import checkpoint
 
-    return checkpoint.load(
+    loaded = checkpoint.load(
         source,
         arch=options.arch,
         arch_args=options.arch_arg,
@@ -40,6 +42,9 @@ def load_model(source: str, options: ModelOptions, seed: int) -> Checkpoint:
         trust_pickle=options.trust_pickle,
         seed=seed,
     )
+    for note in loaded.notes:
+        logging.getLogger(__name__).warning("%s: %s", source, note)
+    return loaded
 
 
 def code_arch(options: ModelOptions) -> str | None:
@@ -125,6 +130,8 @@ def choose_device(options: RunOptions) -> torch.device:
     name = options.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"  # torchrun's processes have a device each
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sslcli.errors import GateError
-from sslcli.files import atomic_output
+from sslcli.files import atomic_output, check_writable
 from sslcli.pipeline import results
 from sslcli.pipeline.inputs import (
     choose_device,
@@ -63,6 +63,8 @@ def bench(request: Request, observers: Observers = ()) -> results.BenchResult:
     from sslcli.bench.public import bench as time_models
 
     chosen = request.settings.step
+    for name in filter(None, (chosen.csv, chosen.markdown)):
+        check_writable(Path(name))
     sources = [chosen.baseline, request.source] if chosen.baseline else [request.source]
     sources = list(dict.fromkeys([*sources, *request.others]))
     with tempfile.TemporaryDirectory(prefix="sslcli-") as folder:
@@ -73,6 +75,7 @@ def bench(request: Request, observers: Observers = ()) -> results.BenchResult:
             chosen,
             seed=request.settings.run.seed,
             input_shape=request.settings.model.input_shape,
+            progress=lambda text: _tell(observers, f"timing {text}"),
         )
     names = dict(zip((model.label for model in comparison.models), map(label, sources), strict=True))
     _write_tables(chosen, comparison)
@@ -83,6 +86,11 @@ def bench(request: Request, observers: Observers = ()) -> results.BenchResult:
         comparison=dataclasses.asdict(comparison),
         failure=_gate(comparison, chosen.fail_under),
     )
+
+
+def _tell(observers: Observers, text: str) -> None:
+    for observer in observers:
+        observer(text)
 
 
 def label(source: str) -> str:

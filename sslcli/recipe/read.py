@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,29 @@ from sslcli.recipe.overrides import TOP, override
 REFERENCES = ("baseline", "teacher", "normalize_from")
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    path: Path, overrides: Sequence[str] = (), machine: Mapping[str, object] | None = None
+) -> Recipe:
     """Read and validate a recipe.
+
+    Args:
+        path: the YAML file.
+        overrides: ``KEY=VALUE``, as of ``--set``.
+        machine: ``device`` and ``threads`` of the steps that do not say them.
 
     Raises:
         RecipeError: the first problem, ``file:line: sentence``.
         UsageError: an override that does not fit.
     """
-    recipe, problems = recipe_problems(path, overrides)
+    recipe, problems = recipe_problems(path, overrides, machine)
     if recipe is None:
         raise problems[0]
     return recipe
 
 
-def recipe_problems(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe | None, Sequence[SslcliError]]:
+def recipe_problems(
+    path: Path, overrides: Sequence[str] = (), machine: Mapping[str, object] | None = None
+) -> tuple[Recipe | None, Sequence[SslcliError]]:
     """The recipe, or None and all that is wrong with it, in the order of the lines."""
     try:
         document = read_document(path)
@@ -48,7 +57,7 @@ def recipe_problems(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe |
     steps: list[Step] = []
     for index, step in enumerate(keys.steps):
         try:
-            steps.append(_step(keys, index, step))
+            steps.append(_step(keys, index, step, machine or {}))
         except OptionsError as error:
             found += [_within(("steps", index, "with"), problem) for problem in error.problems]
     if found:
@@ -69,12 +78,16 @@ def _recipe(path: Path, document: Document, keys: RecipeKeys, steps: list[Step])
     )
 
 
-def _step(keys: RecipeKeys, index: int, step: StepKeys) -> Step:
+def _step(keys: RecipeKeys, index: int, step: StepKeys, machine: Mapping[str, object]) -> Step:
     given = dict(step.values or {})
-    defaults = {"model": _model_values(keys.model), "data": _data_values(keys), "run": {"seed": keys.seed}}
+    run = {"seed": keys.seed, **machine}
     own = own_options(step.uses).model_fields
-    if "seed" in own:
-        defaults["step"] = {"seed": keys.seed}
+    defaults = {
+        "step": {name: value for name, value in run.items() if name in own},
+        "model": _model_values(keys.model),
+        "data": _data_values(keys),
+        "run": run,
+    }
     chosen = settings(step.uses, given, defaults)
     return Step(step.id, step.uses, _needs(keys, index), given, chosen, index)
 
