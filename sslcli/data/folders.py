@@ -42,7 +42,7 @@ def candidates(root: Path, layouts: tuple[str, ...]) -> list[Path]:
 def missing(name: str, root: Path, layouts: tuple[str, ...], reason: str) -> DataError:
     """The error for a data set whose files are nowhere."""
     return DataError(
-        f"the files of {name} are not there (no complete folder {' or '.join(layouts)} in {root} or {SYSTEM}) "
+        f"the files of {name} are not there (no complete {' or '.join(layouts)} in {root} or {SYSTEM}) "
         f"and could not be fetched ({reason})",
         f"put them into a folder {layouts[0]} and name its parent with --data-root or SSLCLI_DATA_ROOT",
     )
