@@ -30,11 +30,13 @@ class WeightedSet:
         group_set: the groups.
         strength: factor of the penalty; 0 leaves the set alone.
         size_weights: weigh each group by the square root of its number of elements.
+        shares: (count,), a further factor for each group; None: all alike.
     """
 
     group_set: GroupSet
     strength: float
     size_weights: bool = True
+    shares: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -123,4 +125,6 @@ def _group_weights(weighted: WeightedSet, like: Tensor) -> Tensor:
         device=like.device, dtype=torch.promote_types(like.dtype, torch.float32)
     )
     scale = sizes.sqrt() if weighted.size_weights else torch.ones_like(sizes)
+    if weighted.shares is not None:
+        scale = scale * weighted.shares.to(scale)
     return scale * weighted.strength

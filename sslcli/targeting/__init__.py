@@ -1,6 +1,7 @@
 """Training as users mean it: structures and targets in, a trained copy of the model out."""
 
 from sslcli.targeting.result import TrainResult
+from sslcli.targeting.target import TargetMissedError
 from sslcli.targeting.train import regularize, train
 
-__all__ = ["TrainResult", "regularize", "train"]
+__all__ = ["TargetMissedError", "TrainResult", "regularize", "train"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sslcli.data.catalogue import load_data
 from sslcli.data.source import DataSource
@@ -18,10 +19,16 @@ from sslcli.graph.normalise import normalise
 from sslcli.graph.slots import Structure, analyse
 from sslcli.graph.trace import trace
 from sslcli.options.training import RegularizeOptions, TrainOptions
+from sslcli.sparsity.penalty import WeightedSet
 from sslcli.sparsity.zeros import zero_groups
 from sslcli.surgery import watcher
+from sslcli.targeting.budget import Budget, Watch
+from sslcli.targeting.controller import TargetController
 from sslcli.targeting.groups import recorded_sets, weighted_sets, zero_counts
 from sslcli.targeting.result import TrainResult
+from sslcli.targeting.target import Target, TargetMissedError
+from sslcli.training.course import plan_course
+from sslcli.training.evaluate import evaluate
 from sslcli.training.loop import fit
 from sslcli.training.progress import Observer
 from sslcli.training.task import Task
@@ -135,34 +142,81 @@ def regularize(
     Reference:
         Wen et al., "Learning Structured Sparsity in Deep Neural Networks", 2016.
     """
-    options = _with_structures(options or RegularizeOptions.model_validate({}), structures)
+    options = _complete(options or RegularizeOptions.model_validate({}), structures)
     structure = _structure(model, example)
     penalties = weighted_sets(structure, options.structures, options.size_weights, options.depth_unit)
     held = recorded_sets(structure, zeros or {}) if options.freeze_zeros else []
-    trained = _copy(model, device)
+    source, trained = _source(data, seed), _copy(model, device)
+    watch = _watch(structure)
+    controller = _controller(trained, task, source, options, penalties, watch, batch_size, world)
     result = fit(
         trained,
         task,
-        _source(data, seed),
+        source,
         options,
         batch_size=batch_size,
         seed=seed,
         penalties=penalties,
         held=held,
-        watch=_watch(structure),
+        watch=watch,
         observers=observers,
         state_path=state_path,
         identity=identity,
         teacher=_on(teacher, device),
+        controller=controller,
         world=world,
     )
     found = _zero_counts(trained, [*(weighted.group_set for weighted in penalties), *held])
-    return TrainResult(trained.cpu().eval(), example, result, found)
+    trained_result = TrainResult(trained.cpu().eval(), example, result, found)
+    return trained_result if controller is None else _judged(trained_result, controller.target)
 
 
-def _with_structures(options: RegularizeOptions, structures: object) -> RegularizeOptions:
-    if structures is not None:
-        options = RegularizeOptions.model_validate({**options.model_dump(), "structures": structures})
+def _controller(
+    model: nn.Module,
+    task: Task | None,
+    data: DataSource,
+    options: RegularizeOptions,
+    penalties: Sequence[WeightedSet],
+    watch: Watch,
+    batch_size: int,
+    world: World,
+) -> TargetController | None:
+    """The controller that a target asks for; the metric to start from is that of the model as given."""
+    if not options.target:
+        return None
+    metrics = evaluate(model, task, data.split("validation"), world=world)
+    name = task.metric_name if task is not None else "accuracy"
+    left = {str(fraction): limit for fraction, limit in options.target.items()}
+    target = Target(left, options.max_drop, metrics[name], name)
+    steps = plan_course(options, len(data.split("train")), batch_size).phases[0].steps
+    budget = Budget([weighted.group_set for weighted in penalties], watch)
+    return TargetController(penalties, target, budget, steps)
+
+
+def _judged(result: TrainResult, target: Target) -> TrainResult:
+    """The result with what it reached; TargetMissedError where that is not enough."""
+    left = {name: result.fit.left[name] for name in target.left}
+    result = replace(result, reached={**left, "drop": target.drop(result.metrics)})
+    missed = target.misses(left, result.metrics)
+    if missed:
+        raise TargetMissedError(missed, result)
+    return result
+
+
+def _complete(options: RegularizeOptions, structures: object) -> RegularizeOptions:
+    """The options with the structures given, and with what a target needs where nothing else was said."""
+    changes: dict[str, object] = {} if structures is None else {"structures": structures}
+    if options.target:
+        if "latency" in options.target:
+            raise UsageError("a latency target is not here yet", "give --target macs or --target params")
+        changes["keep"] = "best"  # of the fine-tuning, all of whose epochs meet the target
+        if not options.finetune_epochs:
+            changes["finetune_epochs"] = max(1, options.epochs // 2)
+        if not options.structures and structures is None:
+            changes["structures"] = {"filter": 1.0}
+    elif options.max_drop is not None:
+        raise UsageError("--max-drop without a target limits nothing", "give --target macs=0.5 too")
+    options = RegularizeOptions.model_validate({**options.model_dump(), **changes})
     if not options.structures:
         raise UsageError("no structure to regularize is given", "such as --structure filter=0.005")
     return options
@@ -176,7 +230,7 @@ def _structure(model: nn.Module, example: tuple[Any, ...]) -> Structure:
     return analyse(normalise(trace(model, example)))
 
 
-def _watch(structure: Structure) -> Callable[[Mapping[str, Tensor]], dict[str, float]]:
+def _watch(structure: Structure) -> Watch:
     """``surgery.watcher`` for weights on any device."""
     watch = watcher(structure)
     return lambda parameters: watch({name: value.detach().cpu() for name, value in parameters.items()})

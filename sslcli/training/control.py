@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from sslcli.sparsity.penalty import WeightedSet
+
 
 @dataclass(frozen=True)
 class Signs:
@@ -32,9 +34,18 @@ class Controller(Protocol):
     """Moves the strengths during a run."""
 
     every: int
+    look_every: int
 
-    def strengths(self, signs: Signs) -> Sequence[float]:
-        """The strength of each weighted set from now on; asked every ``every`` steps."""
+    def look(self, parameters: Mapping[str, Tensor]) -> None:
+        """Take note of a step's gradients; called every ``look_every`` steps of the penalised phase."""
+        ...
+
+    def adjust(self, signs: Signs) -> Sequence[WeightedSet]:
+        """The penalty from now on, set by set; asked every ``every`` steps of the penalised phase."""
+        ...
+
+    def penalties(self) -> Sequence[WeightedSet]:
+        """The penalty as it was last adjusted."""
         ...
 
     def choose(self, parameters: Mapping[str, Tensor]) -> Sequence[Tensor]:

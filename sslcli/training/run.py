@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -124,6 +124,12 @@ class Run:
         loss, outputs = self.stepper.step(inputs, targets, lr, self._factor(place))
         self.step += 1
         self.epoch_ended = place.ends_epoch
+        if (
+            self.controller is not None
+            and place.phase.penalised
+            and self.step % self.controller.look_every == 0
+        ):
+            self.controller.look(self.parameters)
         self.loss_sum += loss
         self._look(outputs, lr)
         if place.ends_epoch:
@@ -144,7 +150,6 @@ class Run:
             best=None if self.best is None else vars(self.best),
             history=self.history,
             controller=self.controller.state() if self.controller is not None else {},
-            strengths=[weighted.strength for weighted in self.penalties],
             seconds=self.report.seconds,
         )
 
@@ -157,7 +162,7 @@ class Run:
         self.history = state.history
         if self.controller is not None:
             self.controller.restore(state.controller)
-        self._set_strengths(state.strengths)
+            self.penalties = list(self.controller.penalties())
         if 0 < self.step < self.course.steps:
             place = self.course.place(self.step)
             if not place.first:
@@ -193,21 +198,10 @@ class Run:
             parameters=self.parameters,
             metrics=self.history[-1]["metrics"] if self.history else {},
         )
-        strengths = list(self.controller.strengths(signs))
-        if strengths == [weighted.strength for weighted in self.penalties]:
-            return
-        self._set_strengths(strengths)
+        self.penalties = list(self.controller.adjust(signs))
         self.stepper.penalise(self.penalties)
-        strengths_now = strengths_by_name(self.penalties)
-        self.report.tell(
-            Progress("control", place.phase.name, place.phase_epoch, self.step, strengths=strengths_now)
-        )
-
-    def _set_strengths(self, strengths: Sequence[float]) -> None:
-        self.penalties = [
-            replace(weighted, strength=strength)
-            for weighted, strength in zip(self.penalties, strengths, strict=True)
-        ]
+        now = strengths_by_name(self.penalties)
+        self.report.tell(Progress("control", place.phase.name, place.phase_epoch, self.step, strengths=now))
 
     def _factor(self, place: Place) -> float:
         """What the schedule makes of the strengths at a place."""

@@ -33,7 +33,6 @@ class RunState:
         best: metric, epoch and state dict of the best epoch so far, or None.
         history: the epochs' records.
         controller: the controller's state, empty without one.
-        strengths: of the weighted sets.
         seconds: spent in training so far.
     """
 
@@ -47,7 +46,6 @@ class RunState:
     best: dict[str, Any] | None
     history: list[dict[str, Any]]
     controller: dict[str, Any] = field(default_factory=dict)
-    strengths: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
 

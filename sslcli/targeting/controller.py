@@ -1,0 +1,206 @@
+"""The controller: finds, during one run, the strengths that lead to a target.
+
+At every look it estimates what each group is worth, sum over its elements of (w dL/dw)^2, and at every
+adjustment it (1) moves the fraction that may be left along a line from 1 to the target, (2) slates the groups
+that are worth least for what they cost until the rest would fit, and (3) gives each slated group the
+strength that takes its norm to zero in a fixed number of steps. A group that the loss defends regains worth
+and is let go for another. Where the metric has fallen too far, the line is followed more slowly.
+
+Reference:
+    Molchanov et al., "Importance estimation for neural network pruning", 2019 (worth from first-order terms);
+    Wang et al., "Neural pruning via growing regularization", 2021 (strengths that grow on slated groups).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sslcli.sparsity.bound import bind, group_norms, group_zeros
+from sslcli.sparsity.penalty import WeightedSet
+from sslcli.targeting.budget import Budget
+from sslcli.targeting.target import Target
+from sslcli.training.control import Signs
+
+_LOOKS = 10  # per adjustment
+_MEMORY = 0.95  # of a group's worth, from look to look
+_ARRIVAL = 0.6  # share of the penalised phase after which all that must go is slated
+_SPARED = 10  # groups of the last choice that are looked at once more
+_SLOWED = 0.3  # pace while the metric is too low
+_KILL = 2.0  # adjustments that a slated group survives
+_LOYALTY = 0.5  # factor of the price of groups that are slated already, so that few change sides
+_GROWTH = 1.25  # of the strength of a slated group that still lives, at each adjustment
+
+
+@dataclass
+class Group:
+    """The controller's notes on one group set; one entry a group."""
+
+    worth: Tensor
+    slated: Tensor
+    limits: Tensor  # how much of its norm each slated group loses per step
+
+
+class TargetController:
+    """Moves the strengths so that what is left meets a target.
+
+    Args:
+        weighted: the sets that may lose groups; a set's strength is its share: twice the strength, twice as
+            ready to go. Sets of strength 0 are left whole.
+        target: what may be left and lost.
+        budget: what is left without given groups, and what each group costs.
+        steps: of the penalised phase.
+    """
+
+    def __init__(self, weighted: Sequence[WeightedSet], target: Target, budget: Budget, steps: int) -> None:
+        self.weighted, self.target, self.budget = list(weighted), target, budget
+        self.every = max(1, min(max(20, steps // 60), steps // 20))
+        self.look_every = max(1, self.every // _LOOKS)
+        self.sets = [w.group_set for w in weighted]
+        self.notes = [
+            Group(torch.zeros(s.count), torch.zeros(s.count, dtype=torch.bool), torch.zeros(s.count))
+            for s in self.sets
+        ]
+        self.clock = 0.0
+        self._position = 0.0
+        self._step_size = 1.0
+
+    @torch.no_grad()
+    def look(self, parameters: Mapping[str, Tensor]) -> None:
+        """Update the worth of every group from the gradients of the last step."""
+        names = {view.name for group_set in self.sets for view in group_set.views}
+        products = {
+            name: parameters[name] * gradient
+            for name in names
+            if (gradient := parameters[name].grad) is not None
+        }
+        for group_set, note in zip(self.sets, self.notes, strict=True):
+            if all(view.name in products for view in group_set.views):
+                seen = group_norms(bind(products, group_set)).square().cpu()
+                note.worth.mul_(_MEMORY).add_(seen, alpha=1 - _MEMORY)
+
+    def adjust(self, signs: Signs) -> list[WeightedSet]:
+        """Slate groups for the place of the run, and give the penalty that removes them."""
+        self._advance(signs)
+        if signs.step >= self.every:
+            allowed = {
+                name: 1 - (1 - limit) * min(1.0, self.clock / _ARRIVAL)
+                for name, limit in self.target.left.items()
+            }
+            self.budget.refresh(signs.parameters, [note.slated for note in self.notes], self.clock)
+            self._slate(signs.parameters, allowed)
+            self._press(signs)
+        return self.penalties()
+
+    def penalties(self) -> list[WeightedSet]:
+        """Each set with the mean strength of its slated groups, and their shares of it."""
+        return [self._penalty(w, note) for w, note in zip(self.weighted, self.notes, strict=True)]
+
+    def choose(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
+        """The groups that go for good: those that are zero, and the least worthy until the target is met."""
+        dead = self._dead(parameters)
+        self.budget.refresh(parameters, dead, 1.0)
+        order = self._order(dead)
+        low, high = 0, len(order)
+        while low < high:  # fewest further groups that meet the target
+            middle = (low + high) // 2
+            if self._meets(parameters, self._with(dead, order[:middle])):
+                high = middle
+            else:
+                low = middle + 1
+        return self._with(dead, self._spared(parameters, dead, order[:low]))
+
+    def state(self) -> dict[str, Any]:
+        """All that changes during a run."""
+        return {
+            "notes": [vars(note) for note in self.notes],
+            "clock": self.clock,
+            "position": self._position,
+            "step_size": self._step_size,
+            "budget": self.budget.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        self.notes = [Group(**note) for note in state["notes"]]
+        self.clock, self._position = state["clock"], state["position"]
+        self._step_size = state["step_size"]
+        self.budget.restore(state["budget"])
+
+    def _advance(self, signs: Signs) -> None:
+        pace = 1.0
+        if signs.metrics and self.target.max_drop is not None:
+            # fine-tuning recovers part of a drop, so more than the limit is allowed on the way
+            pace = _SLOWED if self.target.drop(signs.metrics) > 2 * self.target.max_drop + 1 else 1.0
+        self.clock += pace * (signs.position - self._position)
+        self._position, self._step_size = signs.position, signs.step_size
+
+    def _spared(
+        self, parameters: Mapping[str, Tensor], dead: Sequence[Tensor], chosen: list[tuple[int, int]]
+    ) -> list[tuple[int, int]]:
+        """Without the worthiest groups that need not go, since a cheaper one did the rest."""
+        for entry in chosen[::-1][1 : _SPARED + 1]:
+            fewer = [other for other in chosen if other != entry]
+            if self._meets(parameters, self._with(dead, fewer)):
+                chosen = fewer
+        return chosen
+
+    def _meets(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> bool:
+        left = self.budget.left(parameters, gone)
+        return all(left[name] <= limit for name, limit in self.target.left.items())
+
+    def _slate(self, parameters: Mapping[str, Tensor], allowed: Mapping[str, float]) -> None:
+        """Choose anew what has to go for ``allowed``; costs are linear, so errors are made good next time."""
+        dead = self._dead(parameters)
+        left = self.budget.left(parameters, dead)
+        chosen = []
+        for number, group in self._order(dead):
+            if all(left[name] <= limit for name, limit in allowed.items()):
+                break
+            chosen.append((number, group))
+            left = {name: value - self.budget.costs[name][number] for name, value in left.items()}
+        for note, slated in zip(self.notes, self._with(dead, chosen), strict=True):
+            note.slated = slated
+
+    def _press(self, signs: Signs) -> None:
+        """Give every slated group the loss of norm per step that kills it in time."""
+        for group_set, note in zip(self.sets, self.notes, strict=True):
+            norms = group_norms(bind(signs.parameters, group_set)).float().cpu()
+            needed = norms / (_KILL * self.every)
+            grown = torch.where(norms > 0, note.limits * _GROWTH, note.limits)
+            note.limits = torch.where(note.slated, torch.maximum(needed, grown), 0.0)
+
+    def _penalty(self, weighted: WeightedSet, note: Group) -> WeightedSet:
+        sizes = weighted.group_set.sizes.float()
+        scale = sizes.sqrt() if weighted.size_weights else torch.ones_like(sizes)
+        strengths = note.limits / (scale * max(self._step_size, 1e-12))
+        mean = float(strengths[note.slated].mean()) if bool(note.slated.any()) else 0.0
+        return replace(weighted, strength=mean, shares=strengths / mean if mean > 0 else None)
+
+    def _order(self, dead: Sequence[Tensor]) -> list[tuple[int, int]]:
+        """Groups that live and may go, (set, group), the least worthy for their cost first."""
+        entries: list[tuple[float, int, int]] = []
+        for number, (weighted, note) in enumerate(zip(self.weighted, self.notes, strict=True)):
+            cost = self.budget.burden(number, self.target.left) * weighted.strength
+            if cost <= 0:
+                continue
+            price = torch.where(note.slated, _LOYALTY, 1.0) * note.worth / cost
+            live = torch.nonzero(~dead[number]).reshape(-1)
+            if weighted.group_set.structure != "depth" and len(live):
+                # the worthiest stays, so that no layer goes entirely
+                live = live[live != live[price[live].argmax()]]
+            entries += [(float(price[group]), number, int(group)) for group in live.tolist()]
+        return [(number, group) for _, number, group in sorted(entries)]
+
+    def _dead(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
+        return [group_zeros(bind(parameters, group_set)).cpu() for group_set in self.sets]
+
+    def _with(self, dead: Sequence[Tensor], chosen: Sequence[tuple[int, int]]) -> list[Tensor]:
+        marked = [mask.clone() for mask in dead]
+        for number, group in chosen:
+            marked[number][group] = True
+        return marked

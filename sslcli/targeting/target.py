@@ -1,0 +1,61 @@
+"""What may be left and what may be lost, and whether a run met it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sslcli.errors import TargetError
+from sslcli.targeting.result import TrainResult
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Target:
+    """Fractions that may be left, and points of the metric that may be lost.
+
+    Args:
+        left: macs, params -> fraction of the original.
+        max_drop: points (hundredths of the metric) that may be lost; None: any.
+        baseline: the metric before training.
+        metric: the metric's name.
+    """
+
+    left: Mapping[str, float]
+    max_drop: float | None
+    baseline: float
+    metric: str = "accuracy"
+
+    def drop(self, metrics: Mapping[str, float]) -> float:
+        """Points lost against the baseline; negative where the metric rose."""
+        return 100 * (self.baseline - metrics[self.metric])
+
+    def misses(self, left: Mapping[str, float], metrics: Mapping[str, float]) -> list[str]:
+        """What was not met, in words with figures; empty where all was."""
+        missed = [
+            f"{name} is {left[name]:.4f} and may be {limit:g}"
+            for name, limit in self.left.items()
+            if left[name] > limit + _ROUNDING
+        ]
+        if self.max_drop is not None and self.drop(metrics) > self.max_drop + _ROUNDING:
+            missed.append(
+                f"{self.metric} dropped by {self.drop(metrics):.2f} points and may by {self.max_drop:g}"
+            )
+        return missed
+
+
+class TargetMissedError(TargetError):
+    """A run that did not meet its target.
+
+    Args:
+        missed: what was not met, in words.
+        nearest: the model that came nearest.
+    """
+
+    def __init__(self, missed: list[str], nearest: TrainResult) -> None:
+        super().__init__(
+            f"the target was not met: {'; '.join(missed)}",
+            "train for more --epochs, ask for less, or allow a larger --max-drop",
+        )
+        self.nearest = nearest

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from sslcli.errors import UsageError
+from sslcli.options.training import RegularizeOptions
+from sslcli.surgery import prune
+from sslcli.targeting import TargetMissedError, regularize
+from sslcli.training.evaluate import evaluate
+from sslcli.training.progress import MetricsFile
+from sslcli.training.state import write_state
+
+
+def options(**values):
+    return RegularizeOptions(**{"epochs": 30, "finetune_epochs": 4, "lr": 0.02, **values})
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("target", [{"macs": 0.5}, {"params": 0.4}, {"macs": 0.6, "params": 0.45}])
+def test_a_target_is_met_without_any_strength(target, trained, data, example):
+    before = evaluate(trained, None, data.validation)["accuracy"]
+    result = regularize(trained, example, data, options=options(target=target, max_drop=3.0), batch_size=16)
+    pruned = prune(result.model, example, threshold=0.0)
+    report = pruned.report
+    found = {
+        "macs": report.macs_after / report.macs_before,
+        "params": report.params_after / report.params_before,
+    }
+    for name, limit in target.items():
+        assert found[name] <= limit
+        assert result.reached[name] == pytest.approx(found[name])
+    # no more than a group or two beyond what the tightest limit asks for
+    assert any(found[name] > limit - 0.12 for name, limit in target.items())
+    assert evaluate(pruned.model, None, data.validation)["accuracy"] >= before - 0.03
+    assert result.reached["drop"] <= 3.0
+
+
+def test_groups_die_before_the_last_choice(trained, data, example, tmp_path):
+    """The strengths do the work: at the end of the penalised phase the target is all but met."""
+    result = regularize(
+        trained, example, data, options=options(target={"macs": 0.5}), batch_size=16,
+        observers=[MetricsFile(tmp_path / "metrics.jsonl")],
+    )  # fmt: skip
+    sparse = [record for record in result.fit.history if record["phase"] == "sparse"]
+    assert sparse[-1]["left"]["macs"] < 0.6
+    assert sparse[0]["left"]["macs"] == 1.0
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    strengths = [record["strengths"] for record in records if record["kind"] == "control"]
+    assert len(strengths) >= 5
+    assert any(value > 0 for each in strengths for value in each.values())
+
+
+def test_sets_of_strength_zero_are_left_whole(trained, data, example):
+    result = regularize(
+        trained, example, data, structures={"filter": {"*": 1.0, "conv1": 0.0}},
+        options=options(target={"params": 0.7}), batch_size=16,
+    )  # fmt: skip
+    assert "conv1" not in result.zero_groups["filter"]
+    assert result.model.conv1.weight.flatten(1).any(1).all()
+
+
+def test_an_unreachable_target_keeps_the_nearest(trained, data, example):
+    with pytest.raises(TargetMissedError, match=r"macs is 0\.0.* and may be 0\.001") as raised:
+        regularize(
+            trained, example, data, batch_size=16,
+            options=options(epochs=3, finetune_epochs=1, target={"macs": 0.001}, max_drop=0.0),
+        )  # fmt: skip
+    assert raised.value.exit_code == 5
+    nearest = raised.value.nearest
+    assert nearest.reached["macs"] < 0.1
+    inputs, _ = data.test.batch(torch.arange(4))
+    assert torch.isfinite(nearest.model(inputs)).all()
+
+
+def test_a_target_can_continue_to_the_same_bits(trained, data, example, tmp_path, monkeypatch):
+    aside = []
+
+    def write_and_copy(path, state):
+        write_state(path, state)
+        aside.append(shutil.copy(path, tmp_path / f"state{len(aside)}"))
+
+    monkeypatch.setattr("sslcli.training.keeper.write_state", write_and_copy)
+    chosen = options(epochs=12, finetune_epochs=1, target={"macs": 0.5}, save_every_steps=7)
+    whole = regularize(trained, example, data, options=chosen, batch_size=16, state_path=tmp_path / "state")
+    monkeypatch.undo()
+    for number in (5, len(aside) // 2, len(aside) - 2):
+        again = regularize(
+            trained, example, data, options=chosen, batch_size=16, state_path=tmp_path / f"state{number}"
+        )
+        assert again.fit.resumed_step > 0
+        assert same(again.model.state_dict(), whole.model.state_dict())
+
+
+def test_a_limit_on_the_drop_needs_a_target(trained, data, example):
+    with pytest.raises(UsageError, match="without a target"):
+        regularize(trained, example, data, structures={"filter": 1.0}, options=options(max_drop=1.0))
