@@ -1,12 +1,14 @@
 """Pass: filters whose output nobody needs go, and with them the columns that read them.
 
 A filter can go when (1) every reader holds zeros where it reads the filter, or (2) the filter and its bias
-are zero and everything between it and its readers keeps zero at zero. Readers are convolutions without
-groups and, after a Flatten, Gemm. A value that anything else reads, or that leaves the graph, stays whole.
+are zero and everything between it and its readers keeps zero at zero. Readers are convolutions and, after a
+Flatten, Gemm. Groups stay equal: where one loses fewer filters than another, dead ones stay in the other. A
+value that anything else reads, or that leaves the graph, stays whole.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,10 +31,20 @@ _MOST_ROUNDS = 20
 
 @dataclass(frozen=True)
 class _Reader:
-    """A node that mixes channels, and how many of its weight's columns belong to one channel."""
+    """A node that mixes channels.
+
+    Attributes:
+        node: Conv or Gemm.
+        columns_per_channel: of a Gemm's weight, the columns that one channel was flattened to.
+    """
 
     node: onnx.NodeProto
     columns_per_channel: int
+
+    @property
+    def groups(self) -> int:
+        """Groups that the channels are read in."""
+        return protos.integer(self.node, "group", 1) if self.node.op_type == "Conv" else 1
 
 
 def drop_channels(model: onnx.ModelProto, *, block: int = 1) -> tuple[onnx.ModelProto, dict[str, int]]:
@@ -50,7 +62,7 @@ def drop_channels(model: onnx.ModelProto, *, block: int = 1) -> tuple[onnx.Model
     for _ in range(_MOST_ROUNDS):
         before = sum(gone.values())
         for node in changed.graph.node:
-            if node.op_type == "Conv" and protos.integer(node, "group", 1) == 1:
+            if node.op_type == "Conv":
                 count = _drop(changed.graph, node, block)
                 if count:
                     gone[node.name] = gone.get(node.name, 0) + count
@@ -76,7 +88,8 @@ def _drop(graph: onnx.GraphProto, node: onnx.NodeProto, block: int) -> int:
     if bias is not None:
         silent &= bias == 0
     dead = ~read | silent if zero_stays else ~read
-    kept = _kept(dead, block)
+    groups = math.lcm(protos.integer(node, "group", 1), *(reader.groups for reader in readers))
+    kept = _kept(dead, groups, block)
     if len(kept) == len(weight):
         return 0
     protos.set_constant(graph, node.input[1], weight[kept])
@@ -87,10 +100,17 @@ def _drop(graph: onnx.GraphProto, node: onnx.NodeProto, block: int) -> int:
     return len(weight) - len(kept)
 
 
-def _kept(dead: Flags, block: int) -> Indices:
-    live = np.flatnonzero(~dead)
-    count = min(len(dead), max(1, -(-len(live) // block) * block))
-    return np.sort(np.concatenate([live, np.flatnonzero(dead)[: count - len(live)]]))
+def _kept(dead: Flags, groups: int, block: int) -> Indices:
+    """The filters that stay: the same number in each of ``groups`` equal blocks of them."""
+    if len(dead) % groups:
+        return np.arange(len(dead))
+    blocks = dead.reshape(groups, -1)
+    widest = max(1, int((~blocks).sum(axis=1).max()))
+    width = min(blocks.shape[1], -(-widest // block) * block)
+    # Stable: the live ones first, each kind in its order.
+    chosen = np.sort(np.argsort(blocks, axis=1, kind="stable")[:, :width], axis=1)
+    found: Indices = (chosen + np.arange(groups)[:, None] * blocks.shape[1]).reshape(-1)
+    return found
 
 
 def _own_constant(
@@ -147,7 +167,7 @@ def _step(
     weight = _own_constant(graph, known, other, 1)
     if weight is None:
         return None
-    if other.op_type == "Conv" and not is_flat and protos.integer(other, "group", 1) == 1:
+    if other.op_type == "Conv" and not is_flat:
         return _Reader(other, 1)
     if other.op_type == "Gemm" and is_flat and not protos.integer(other, "transA", 0):
         features = weight.shape[1 if protos.integer(other, "transB", 0) else 0]
@@ -186,14 +206,19 @@ def _flatten(model: onnx.ModelProto) -> None:
 def _reads(reader: _Reader, weight: Array, filters: int) -> Flags:
     """(filters,): which channels the reader has anything but zeros for."""
     if reader.node.op_type == "Conv":
-        return alive(weight, (0, *range(2, weight.ndim)))
+        grouped = weight.reshape(reader.groups, -1, *weight.shape[1:])
+        return alive(grouped, (1, *range(3, grouped.ndim))).reshape(-1)
     axis = 1 if protos.integer(reader.node, "transB", 0) else 0
     return alive(np.moveaxis(weight, axis, 0).reshape(filters, -1), 1)
 
 
 def _keep_columns(graph: onnx.GraphProto, reader: _Reader, weight: Array, kept: Indices) -> None:
     if reader.node.op_type == "Conv":
-        protos.set_constant(graph, reader.node.input[1], weight[:, kept])
+        # Group g reads its own share of the channels, so it keeps the same share of `kept`.
+        per_group = kept.reshape(reader.groups, -1) % weight.shape[1]
+        parts = np.split(weight, reader.groups)
+        kept_parts = [part[:, own] for part, own in zip(parts, per_group, strict=True)]
+        protos.set_constant(graph, reader.node.input[1], np.concatenate(kept_parts))
         return
     axis = 1 if protos.integer(reader.node, "transB", 0) else 0
     each = np.arange(reader.columns_per_channel)

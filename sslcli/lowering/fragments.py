@@ -13,6 +13,9 @@ from sslcli.lowering.clean import drop_dead
 from sslcli.lowering.protos import Array, Attribute
 from sslcli.lowering.sites import ConvSite, Floats
 
+# One element in, one element out, whatever the channel; further inputs are scalars (Clip).
+_ELEMENT_WISE = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Elu"})
+
 _EMPTY: Mapping[str, Attribute] = {}
 
 
@@ -113,8 +116,33 @@ def replace_node(model: onnx.ModelProto, name: str, fragment: Fragment) -> onnx.
     for key, values in fragment.constants.items():
         graph.initializer.append(onnx.numpy_helper.from_array(values, key))
     del graph.value_info[:]
+    _hoist_activation(graph, fragment.nodes[-1].name)
     drop_dead(graph)
     return changed
+
+
+def _hoist_activation(graph: onnx.GraphProto, name: str) -> None:
+    """Let an activation that alone reads a Gather of channels come before it.
+
+    The convolution above the Gather can then be fused with it, and it works on fewer channels.
+    """
+    gather = next(node for node in graph.node if node.name == name)
+    readers = protos.consumers(graph).get(gather.output[0], [])
+    if gather.op_type != "Gather" or len(readers) != 1 or gather.output[0] in protos.outputs(graph):
+        return
+    (reader,) = readers
+    if reader.op_type not in _ELEMENT_WISE or reader.input[0] != gather.output[0]:
+        return
+    nodes = list(graph.node)
+    first, second = nodes.index(gather), nodes.index(reader)
+    source, between, target = gather.input[0], gather.output[0], reader.output[0]
+    reader.name = f"{gather.name}/{reader.op_type}"  # it belongs to the layer now
+    reader.input[0], reader.output[0] = source, between
+    gather.input[0], gather.output[0] = between, target
+    order = [*nodes[:first], reader, gather, *nodes[first + 1 : second], *nodes[second + 1 :]]
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in order]
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def site_model(site: ConvSite, fragment: Fragment, opset: int) -> onnx.ModelProto:

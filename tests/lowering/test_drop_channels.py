@@ -159,3 +159,28 @@ def test_a_shared_weight_stays_whole() -> None:
     weight = floats(4, 4, 3, 3)
     weight[1] = 0
     assert drop_channels(model(nodes, {"w": weight}))[1] == {}
+
+
+def test_groups_of_producer_and_reader_stay_equal() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "bias"], ["a"], name="first", group=2, pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "v"], ["y"], name="second", group=4),
+    ]
+    weight, reader = floats(24, 2, 3, 3), floats(8, 6, 3, 3)
+    weight[[0, 1, 2, 7, 13, 14, 20]] = 0
+    reader[2:4, 3] = 0  # the second group's fourth channel: filter 9
+    given = model(nodes, {"w": weight, "bias": np.zeros(24, np.float32), "v": reader})
+    changed, gone = drop_channels(given)
+    # Dead: 3, 2, 2 and 1 in the four sixes; each block keeps five.
+    assert gone == {"first": 4}
+    assert widths(changed)["w"] == (20, 2, 3, 3)
+    assert widths(changed)["v"] == (8, 5, 3, 3)
+    assert equal(given, changed)
+
+
+def test_depthwise_readers_keep_every_filter() -> None:
+    nodes = pair(RELU)
+    nodes[2].attribute.append(helper.make_attribute("group", 10))
+    values = {**constants([1, 4]), "v": floats(10, 1, 3, 3)}
+    assert drop_channels(model(nodes, values))[1] == {}

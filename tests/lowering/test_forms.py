@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from sslcli.lowering import check
 from sslcli.lowering.forms import candidates
 from sslcli.lowering.forms.flat import dense
-from sslcli.lowering.fragments import Fragment, site_model
+from sslcli.lowering.fragments import Fragment, replace_node, site_model
 from sslcli.lowering.sites import ConvSite, LinearSite
 
 OPSET = 13
@@ -63,7 +65,7 @@ def sites(draw: st.DrawFn) -> ConvSite:
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     weight = random.standard_normal((filters, channels, *kernel)).astype(np.float32)
     weight = mask(weight, groups, draw(st.sampled_from(PATTERNS)), random)
-    bias = random.integers(0, 3, filters).astype(np.float32) * draw(st.sampled_from([0, 1]))
+    bias = random.integers(0, draw(st.sampled_from([1, 3, 1000])), filters).astype(np.float32)
     return ConvSite("conv", "x", "y", weight, bias, groups, strides, pads, dilations, spatial)
 
 
@@ -165,3 +167,30 @@ def test_an_image_of_unknown_size_is_lowered_where_the_size_does_not_matter() ->
     for name, fragment in found.items():
         for spatial in ((5, 7), (12, 4)):
             assert worst(site, fragment, spatial) < 1e-5, name
+
+
+def test_many_biases_of_dead_filters_are_added_after_one_gather() -> None:
+    weight = np.random.default_rng(0).standard_normal((64, 16, 3, 3)).astype(np.float32)
+    weight[:40] = 0
+    site = replace(site_of(weight), bias=np.arange(64).astype(np.float32))
+    fragment = candidates(site)["compact"]
+    assert [node.op_type for node in fragment.nodes] == ["Conv", "Gather", "Add"]
+    assert fragment.constants[fragment.nodes[0].input[1]].shape[0] == 25
+    assert worst(site, fragment, (9, 9)) < 1e-5
+
+
+def test_an_activation_goes_before_the_gather_that_restores_filters() -> None:
+    weight = np.random.default_rng(0).standard_normal((32, 16, 3, 3)).astype(np.float32)
+    weight[::2] = 0
+    site = site_of(weight)
+    nodes = [
+        *dense(site).nodes,
+        onnx.helper.make_node("Relu", ["y"], ["z"], name="relu"),
+    ]
+    model = site_model(site, Fragment(tuple(nodes), dense(site).constants), OPSET)
+    model.graph.output[0].name = "z"
+    feeds = check.fresh_feeds(model, batch_size=2)
+    expected = check.run(model, feeds)
+    lowered = replace_node(model, nodes[0].name, candidates(replace(site, output="y"))["compact"])
+    assert [node.op_type for node in lowered.graph.node] == ["Conv", "Relu", "Gather"]
+    assert check.worst_error(expected, check.run(lowered, feeds)) < 1e-5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sslcli.lowering.forms.packing import restoring_order
+from sslcli.lowering.forms.packing import dead_samples, restore_rows
 from sslcli.lowering.forms.taps import Box, crop_kernel, fits, live_box
 from sslcli.lowering.fragments import Builder, Fragment
 from sslcli.lowering.patterns import alive, live_filters
@@ -15,7 +15,7 @@ def compact(site: ConvSite, *, block: int = 1) -> Fragment | None:
     """Lower to one convolution over what is live, each count rounded up to ``block`` by zeros.
 
     1. Input channels that no filter reads are left out by a Gather.
-    2. Filters that are all zero are left out, one for each distinct bias kept; a Gather copies them back.
+    2. Filters that are all zero are left out, save samples that a Gather copies back from.
     3. Taps that no filter uses at the kernel's border are cropped, the padding adjusted.
     A grouped convolution keeps equal groups: each is padded to the widest. Depthwise groups go entirely.
     None where nothing can go.
@@ -45,9 +45,7 @@ def compact(site: ConvSite, *, block: int = 1) -> Fragment | None:
         dilations=site.dilations,
         groups=len(rows),
     )
-    order = restoring_order(site, computed)
-    if order is not None:
-        builder.gather(out, order, axis=1)
+    restore_rows(builder, site, out, computed)
     return builder.finish(site.output)
 
 
@@ -63,9 +61,7 @@ def _live_rows(site: ConvSite, block: int) -> list[list[int]]:
     """
     live = live_filters(site)
     groups = [[f for f in group if live[f]] for group in _all_rows(site)]
-    dead = np.flatnonzero(~live)
-    _, first = np.unique(site.bias[dead], return_index=True)
-    samples = [int(filter_) for filter_ in dead[np.sort(first)]]
+    samples = dead_samples(site)
     widest = max(len(group) for group in groups)
     width = max(1, _up(widest, block))
     while sum(width - len(group) for group in groups) < len(samples):
@@ -99,20 +95,13 @@ def _live_channels(site: ConvSite, block: int) -> list[list[int]]:
 def _drop_groups(
     site: ConvSite, rows: list[list[int]], channels: list[list[int]]
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Leave out whole groups whose filters are all dead, as far as their biases have a stand-in."""
+    """Leave out whole groups whose filters are all dead; one dead filter must stay, to be copied from."""
     live = live_filters(site)
-    dead_biases = {float(bias) for bias in site.bias[~live]}
-    kept: list[int] = []
-    stand_ins: set[float] = set()
-    for index, group in enumerate(rows):
-        biases = {float(site.bias[f]) for f in _all_rows(site)[index] if not live[f]}
-        computed = {f for f in group if f >= 0}
-        needed = any(live[f] for f in computed)
-        if needed or not biases <= stand_ins:
-            kept.append(index)
-            stand_ins |= {float(site.bias[f]) for f in computed if not live[f]}
-    if not dead_biases <= stand_ins:
-        return rows, channels
+    kept = [index for index, group in enumerate(rows) if any(f >= 0 and live[f] for f in group)]
+    computed_dead = any(f >= 0 and not live[f] for index in kept for f in rows[index])
+    if not computed_dead and not live.all():
+        spare = next(i for i, group in enumerate(rows) if any(f >= 0 and not live[f] for f in group))
+        kept = sorted({*kept, spare})
     return [rows[index] for index in kept], [channels[index] for index in kept]
 
 

@@ -32,6 +32,8 @@ class Packed:
     filters: tuple[int, ...]
 
 
+_MOST_SAMPLES = 8
+
 Body = Callable[[Builder, ConvSite, Packed], str]
 
 
@@ -43,7 +45,8 @@ def pack(
     Args:
         site: the convolution.
         restore: ``pad`` computes dead rows with the live ones, every row of the site in order; ``gather``
-            computes live rows and one dead row for each distinct bias among the dead.
+            computes live rows and one dead row for each distinct bias among the dead, or a single one where
+            there are too many, whose bias is added later.
         rows_of: row counts are rounded up to a multiple of this by rows of zeros.
         columns_of: the same for columns.
     """
@@ -54,7 +57,7 @@ def pack(
     else:
         filters = [part.rows.tolist() for part in found]
         host = next((g for g, part in enumerate(found) if len(part.rows)), 0)
-        filters[host] = filters[host] + _dead_samples(site)
+        filters[host] = filters[host] + dead_samples(site)
     return [
         _packed(site, part, rows, rows_of, columns_of)
         for part, rows in zip(found, filters, strict=True)
@@ -70,30 +73,40 @@ def packed_form(
     problems = pack(site, restore=restore, rows_of=rows_of, columns_of=columns_of)
     pieces = [body(builder, site, problem) for problem in problems]
     joined = pieces[0] if len(pieces) == 1 else builder.node("Concat", pieces, {"axis": 1})
-    order = restoring_order(site, [filter_ for problem in problems for filter_ in problem.filters])
-    if order is not None:
-        builder.gather(joined, order, axis=1)
+    restore_rows(builder, site, joined, [filter_ for problem in problems for filter_ in problem.filters])
     return builder.finish(site.output)
 
 
-def restoring_order(site: ConvSite, computed: Sequence[int]) -> Indices | None:
-    """For each filter of the site the computed row that holds it; None where that is the identity.
+def restore_rows(builder: Builder, site: ConvSite, source: str, computed: Sequence[int]) -> None:
+    """Put every filter of the site in its place: one Gather, or none where all are computed in order.
 
-    A dead filter is read from any computed dead row of the same bias.
+    A dead filter is read from a computed dead row of the same bias; where there is none, from any dead row,
+    and an Add makes up for the difference.
     """
     if list(computed) == list(range(site.filters)):
-        return None
+        return
     place = {filter_: row for row, filter_ in enumerate(computed) if filter_ >= 0}
-    stand_in = {float(site.bias[f]): f for f in place if not site.weight[f].any()}
-    rows = [place[f] if f in place else place[stand_in[float(site.bias[f])]] for f in range(site.filters)]
-    return np.array(rows, np.int64)
+    live = live_filters(site)
+    dead = [filter_ for filter_ in place if not live[filter_]]
+    stand_in = {float(site.bias[filter_]): filter_ for filter_ in dead}
+    sources = [
+        f if f in place else stand_in.get(float(site.bias[f]), dead[0] if dead else -1)
+        for f in range(site.filters)
+    ]
+    restored = builder.gather(source, np.array([place[f] for f in sources], np.int64), axis=1)
+    missing = site.bias - site.bias[sources]
+    missing[live] = 0.0
+    if missing.any():
+        shape = (site.filters, *[1] * site.rank)
+        builder.node("Add", [restored, builder.constant(missing.reshape(shape), "bias")])
 
 
-def _dead_samples(site: ConvSite) -> list[int]:
-    """One dead filter for each distinct bias among the dead."""
+def dead_samples(site: ConvSite) -> list[int]:
+    """One dead filter for each distinct bias among the dead; the first dead one where there are too many."""
     dead = np.flatnonzero(~live_filters(site))
     _, first = np.unique(site.bias[dead], return_index=True)
-    return [int(filter_) for filter_ in dead[np.sort(first)]]
+    found = [int(filter_) for filter_ in dead[np.sort(first)]]
+    return found if len(found) <= _MOST_SAMPLES else found[:1]
 
 
 def _packed(site: ConvSite, part: Part, filters: list[int], rows_of: int, columns_of: int) -> Packed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sslcli.lowering.forms.packing import restoring_order
+from sslcli.lowering.forms.packing import dead_samples, restore_rows
 from sslcli.lowering.forms.taps import Box, crop_kernel, fits, live_box
 from sslcli.lowering.fragments import Builder, Fragment
 from sslcli.lowering.patterns import Indices, alive
@@ -38,9 +38,7 @@ def separate(site: ConvSite, *, clusters: int = 1) -> Fragment | None:
     builder = Builder(site.name)
     outs = [_convolution(builder, site, rows, channels) for rows, channels in pieces]
     joined = builder.node("Concat", outs, {"axis": 1})
-    order = restoring_order(site, [int(f) for rows, _ in pieces for f in rows])
-    if order is not None:
-        builder.gather(joined, order, axis=1)
+    restore_rows(builder, site, joined, [int(f) for rows, _ in pieces for f in rows])
     return builder.finish(site.output)
 
 
@@ -55,9 +53,7 @@ def _pieces(site: ConvSite, clusters: int) -> list[tuple[Indices, Indices]]:
         for members in _cluster(kernels[live], clusters):
             channels = np.flatnonzero(alive(kernels[live[members]], 0)) + group * per_channels
             found.append((live[members], channels))
-    dead = np.flatnonzero(~alive(kernels, 1))
-    _, first = np.unique(site.bias[dead], return_index=True)
-    samples = dead[np.sort(first)]
+    samples = np.array(dead_samples(site), np.int64)
     if not found:
         return [(samples, np.zeros(1, np.int64))]
     rows, channels = found[0]
