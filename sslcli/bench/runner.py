@@ -35,6 +35,7 @@ _SAMPLE_NS = 200_000  # a thousand times what reading the clock costs
 _BLOCK_NS = 2_000_000
 _MOST_SAMPLES = 8
 _REWARM_BELOW_NS = 50_000_000
+_LONG_WARM_UP_NS = 200_000_000
 
 
 @dataclass(frozen=True)
@@ -221,13 +222,18 @@ def _sample(run: Run, runs: int, clock: Clock) -> float:
 
 
 def _warm_up(subject: Subject, warmup: int, clock: Clock) -> float:
-    """Run ``warmup`` times untimed, then return the shortest of three runs in nanoseconds."""
+    """Run ``warmup`` times, then return the shortest of three runs in nanoseconds; fewer where runs are long."""
+    spent = 0.0
     for _ in range(warmup):
-        subject.run()
-    shortest = min(_sample(subject.run, 1, clock) for _ in range(3))
+        spent += _sample(subject.run, 1, clock)
+        if spent > _LONG_WARM_UP_NS:
+            break
+    costs = [_sample(subject.run, 1, clock)]
+    while len(costs) < 3 and sum(costs) < _LONG_WARM_UP_NS:
+        costs.append(_sample(subject.run, 1, clock))
     if subject.settle_s:
         time.sleep(subject.settle_s)
-    return max(1.0, shortest)
+    return max(1.0, min(costs))
 
 
 def _orders(count: int, seed: int) -> Iterator[list[int]]:

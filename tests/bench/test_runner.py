@@ -84,6 +84,15 @@ def test_long_runs_are_not_warmed_again_before_every_sample():
     assert len(machine.log) == 3 + 5
 
 
+def test_warm_up_is_cut_short_where_runs_are_long():
+    machine = FakeMachine()
+    time_subjects([machine.maker("a", 10**9)], blocks_only(warmup=5, min_blocks=2), *machine.clocks)
+    assert len(machine.log) == 1 + 1 + 2
+    machine = FakeMachine()
+    time_subjects([machine.maker("a", 60_000_000)], blocks_only(warmup=2, min_blocks=2), *machine.clocks)
+    assert len(machine.log) == 2 + 3 + 2
+
+
 def test_drift_meets_all_alike():
     machine = FakeMachine()
 
