@@ -12,7 +12,8 @@ from sslcli.data import load_data, stream
 @pytest.mark.slow
 def test_a_public_checkpoint_reaches_its_published_accuracy_on_cifar10(real_data):
     folder = Path(os.environ["SSLCLI_TEST_ASSETS"]) / "resnet_cifar10_akamaster"
-    state = torch.load(folder / "resnet20-12fca82f.th", weights_only=True)["state_dict"]
+    path = folder / "resnet20-12fca82f.th"
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     model = models.create("resnet20")
     model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
     model.eval()
