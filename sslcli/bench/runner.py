@@ -222,7 +222,7 @@ def _sample(run: Run, runs: int, clock: Clock) -> float:
 
 
 def _warm_up(subject: Subject, warmup: int, clock: Clock) -> float:
-    """Run ``warmup`` times, then return the shortest of three runs in nanoseconds; fewer where runs are long."""
+    """Run ``warmup`` times, then return the shortest of three in nanoseconds; fewer where runs are long."""
     spent = 0.0
     for _ in range(warmup):
         spent += _sample(subject.run, 1, clock)
