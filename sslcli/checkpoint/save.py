@@ -130,7 +130,8 @@ def _save_pt2(model: nn.Module, path: Path, example: tuple[Tensor, ...] | None, 
         model = copy.deepcopy(model).cpu()
     example = tuple(tensor.detach().cpu() for tensor in example)
     program = trace(model, example)
-    record = dataclasses.replace(record, tied=_groups(program.tied), notes=_lines(program.notes))
+    lost = (*record.notes, *program.notes) if isinstance(model, TracedModule) else program.notes
+    record = dataclasses.replace(record, tied=_groups(program.tied), notes=_lines(lost))
     expected = run_in_eval(model, example)
     with atomic_output(path) as temporary:
         write_program(program, temporary, record)
@@ -148,7 +149,7 @@ def _verify_program(expected: list[Tensor], example: tuple[Tensor, ...], written
 
 
 def _lines(notes: Sequence[str]) -> tuple[str, ...]:
-    return tuple(" ".join(note.split())[:1000] for note in notes)
+    return tuple(dict.fromkeys(" ".join(note.split())[:1000] for note in notes))
 
 
 def _loads_alike(expected: list[Tensor], example: tuple[Tensor, ...], written: Path) -> bool:

@@ -403,3 +403,22 @@ def test_public_state_dicts_load_into_the_users_class(file, name, shape, tmp_pat
     assert isinstance(again.model, TracedModule)
     for one, two in zip(loaded.model(*loaded.example), again.model(*loaded.example), strict=True):
         assert torch.allclose(one, two, atol=1e-6)
+
+
+class Auxiliary(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.main, self.side = nn.Linear(4, 2), nn.Linear(4, 2)
+
+    def forward(self, x):
+        if self.training:
+            return self.main(x), self.side(x)
+        return self.main(x)
+
+
+def test_what_the_graph_lost_is_said_at_every_load(tmp_path):
+    path = save(Auxiliary(), tmp_path / "m.pt2", example=(torch.randn(2, 4),))
+    once = load(path)
+    assert any("Auxiliary" in note for note in once.notes)
+    again = load(save(once, tmp_path / "again.pt2"))
+    assert once.notes == again.notes
