@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,10 @@ def table():
     path = Path(__file__).parents[2] / "benchmarks" / "alexnet_table.py"
     spec = importlib.util.spec_from_file_location("alexnet_table", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
-    return module
+    yield module
+    del sys.modules[spec.name]
 
 
 @pytest.mark.parametrize("placement", ["random", "clustered"])
