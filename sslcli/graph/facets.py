@@ -47,11 +47,14 @@ def covers(facets: Facets, axis: int) -> bool:
 
 
 def tidy(units: Units, facets: Facets) -> Facets:
-    """Replace units by their representatives, compress, and drop facets that are empty or doubled."""
+    """Replace units by their representatives, compress, and drop doubled facets.
+
+    A facet that varies along no axis stays: the whole tensor is of that unit.
+    """
     kept: Facets = []
     for facet in facets:
         small = compress(units.find(facet))
-        if varying(small) and not any(torch.equal(small, other) for other in kept):
+        if not any(torch.equal(small, other) for other in kept):
             kept.append(small)
     return kept
 

@@ -29,6 +29,7 @@ def normalise(program: Program) -> Program:
     weights = dict(program.weights())
     found = _shuffles(graph, weights)
     found = _gates(graph) or found
+    found = _indices(graph, program.names()) or found
     if not found:
         return program
     for node in reversed(list(graph.nodes)):
@@ -105,6 +106,32 @@ def _others_stay(size: tuple[int, ...], moved: int, steps: list[fx.Node]) -> boo
         if not torch.equal(value, vector.expand(size)):
             return False
     return True
+
+
+def _indices(graph: fx.Graph, names: dict[fx.Node, str]) -> bool:
+    """``x[:, [2, 0]]``: one constant list along one axis is an ``index_select``."""
+    weights = {node.name for node in names}
+    found = False
+    for node in list(graph.nodes):
+        if node.op != "call_function" or op_name(node) != "index":
+            continue
+        arguments = bind(node)
+        given = [(axis, i) for axis, i in enumerate(arguments["indices"]) if i is not None]
+        if len(given) != 1:
+            continue
+        axis, places = given[0]
+        plain = (
+            places.name in weights
+            and places.meta["val"].dtype == torch.int64
+            and places.meta["val"].dim() == 1
+        )
+        if plain:
+            with graph.inserting_before(node):
+                chosen = graph.call_function(aten.index_select.default, (arguments["self"], axis, places))
+            chosen.meta = dict(node.meta)
+            node.replace_all_uses_with(chosen)
+            found = True
+    return found
 
 
 def _gates(graph: fx.Graph) -> bool:

@@ -65,7 +65,7 @@ def shape(build: Builder, node: fx.Node) -> Result:
     return results if several else results[0]
 
 
-_OVERLAPPING = frozenset({"unfold", "diagonal", "take_along_dim", "rot90", "repeat", "tile"})
+_OVERLAPPING = frozenset({"unfold", "diagonal", "take_along_dim", "rot90"})
 
 
 def _whole_squares(build: Builder, node: fx.Node, source: fx.Node) -> Facets:
@@ -141,8 +141,12 @@ def _concatenate(
     build: Builder, node: fx.Node, parts: Sequence[tuple[Facets, tuple[int, ...]]], dim: int
 ) -> Facets:
     units, rank = build.units, len(shape_of(node))
-    others = [([f for f in facets if f.shape[dim] == 1], _with(size, dim, 1)) for facets, size in parts]
-    along = [([f for f in facets if f.shape[dim] > 1], size) for facets, size in parts]
+
+    def runs(facet: Tensor, size: Sequence[int]) -> bool:
+        return facet.shape[dim] > 1 or (not varying(facet) and (size[dim] == 1 or len(parts) > 1))
+
+    others = [([f for f in facets if not runs(f, size)], _with(size, dim, 1)) for facets, size in parts]
+    along = [([f for f in facets if runs(f, size)], size) for facets, size in parts]
     common = combine(units, others, rank, f"{where(node)} with an operand that stays whole")
     if not any(facets for facets, _ in along):
         return common
@@ -229,7 +233,7 @@ def conv(build: Builder, node: fx.Node) -> Result:
         return None
     channel, spatial = 1, range(2, rank)
     inputs = mix(build.units, build.of(x), [0, *spatial])
-    rows = mix(build.units, build.of(weight), spatial)
+    rows = build.of(weight)
     rows = pin_axes(build.units, rows, spatial, f"kernel of {where(node)}")
     if groups > 1:
         result = _grouped(build, node, inputs, rows, groups, transposed=False)

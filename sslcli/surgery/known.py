@@ -361,28 +361,65 @@ def _matmul(values: Values, node: fx.Node) -> Known | None:
 
 
 def _product(values: Values, first: fx.Node, second: fx.Node) -> Known | None:
-    a, b = values.of(first), values.of(second)
+    labels = product_labels(first, second)
+    return None if labels is None else _labelled_product(values, first, second, *labels)
+
+
+def product_labels(first: fx.Node, second: fx.Node) -> tuple[str, str, str] | None:
+    """A batched matrix product as labels of an einsum."""
     p, q = len(shape_of(first)), len(shape_of(second))
-    if p < 2 or q < 2 or (a is None and b is None):
+    if p < 2 or q < 2:
         return None
-    inner = shape_of(first)[-1]
-    a_known, a_value, a_zero = _factor(a, p, -1, inner)
-    b_known, b_value, b_zero = _factor(b, q, -2, inner)
-    sure = (a_zero.unsqueeze(-1) | b_zero.unsqueeze(-3)) | (a_known.unsqueeze(-1) & b_known.unsqueeze(-3))
-    mask = sure.all(-2)
+    lead = "abcdefgh"[: max(p, q) - 2]
+    return lead[len(lead) - (p - 2) :] + "xy", lead[len(lead) - (q - 2) :] + "yz", lead + "xz"
+
+
+def einsum_labels(node: fx.Node) -> tuple[str, str, str] | None:
+    """The labels of an einsum of two operands without repeated labels; None for others."""
+    arguments = bind(node)
+    equation = arguments["equation"].replace(" ", "")
+    if len(arguments["tensors"]) != 2 or "." in equation or "->" not in equation:
+        return None
+    inputs, out = equation.split("->")
+    la, lb = inputs.split(",")
+    plain = all(len(set(labels)) == len(labels) for labels in (la, lb, out))
+    both = set(la) | set(lb)
+    summed_alone = [label for label in both if label not in out and not (label in la and label in lb)]
+    return (la, lb, out) if plain and not summed_alone else None
+
+
+def _einsum(values: Values, node: fx.Node) -> Known | None:
+    labels = einsum_labels(node)
+    first, *others = bind(node)["tensors"]
+    return None if labels is None else _labelled_product(values, first, others[0], *labels)
+
+
+def _labelled_product(
+    values: Values, first: fx.Node, second: fx.Node, la: str, lb: str, out: str
+) -> Known | None:
+    """Known where, for every contracted place, one factor is zero or both are known."""
+    a, b = values.of(first), values.of(second)
+    if a is None and b is None:
+        return None
+    a, b = a or _unknown(first), b or _unknown(second)
+    equation = f"{la},{lb}->{out}"
+    open_terms = torch.einsum(equation, (~a.zero).double(), (~b.zero).double())
+    closed = torch.einsum(equation, (a.mask & ~a.zero).double(), (b.mask & ~b.zero).double())
+    mask = open_terms == closed
     if not bool(mask.any()):
         return None
-    return Known(mask, torch.matmul(a_value * a_known, b_value * b_known))
+    x, y = a.value.double() * a.mask, b.value.double() * b.mask
+    repeated = 1
+    for label in set(la) & set(lb) - set(out):
+        p, q = la.index(label), lb.index(label)
+        if x.shape[p] == 1 and y.shape[q] == 1:
+            repeated *= shape_of(first)[p]
+    return Known(mask, torch.einsum(equation, x, y) * repeated)
 
 
-def _factor(known: Known | None, rank: int, axis: int, inner: int) -> tuple[Tensor, Tensor, Tensor]:
-    if known is None:
-        one = (1,) * rank
-        known = Known(torch.zeros(one, dtype=torch.bool), torch.zeros(one, dtype=torch.float64))
-    shape = list(torch.broadcast_shapes(known.mask.shape, known.value.shape))
-    shape[axis] = inner
-    mask, value = known.mask.expand(shape), known.value.double().expand(shape)
-    return mask, value, mask & (value == 0)
+def _unknown(node: fx.Node) -> Known:
+    one = (1,) * len(shape_of(node))
+    return Known(torch.zeros(one, dtype=torch.bool), torch.zeros(one, dtype=torch.float64))
 
 
 def _addmm(values: Values, node: fx.Node) -> Known | None:
@@ -412,6 +449,12 @@ def _attention(values: Values, node: fx.Node) -> Known | None:
 
 
 def _batch_norm(values: Values, node: fx.Node) -> Known | list[Known | None] | None:
+    known = _fixed_norm(values, node)
+    return known if op_name(node) == "batch_norm" else [known, None, None]
+
+
+def _fixed_norm(values: Values, node: fx.Node) -> Known | None:
+    """A norm with recorded statistics."""
     arguments = bind(node)
     x, rank = values.of(arguments["input"]), len(shape_of(arguments["input"]))
     scale, shift, mean, var = (
@@ -427,16 +470,14 @@ def _batch_norm(values: Values, node: fx.Node) -> Known | list[Known | None] | N
     offset = _on_channel(shift, rank) - _on_channel(mean, rank) * factor
     flat = _on_channel(scale == 0, rank)
     if x is None:
-        known = Known(flat, _on_channel(shift, rank).expand(flat.shape if flat.numel() > 1 else (-1,) * rank))
-    else:
-        known = Known(x.mask | flat, torch.where(flat, _on_channel(shift, rank), x.value * factor + offset))
-    return known if op_name(node) == "batch_norm" else [known, None, None]
+        return Known(flat, _on_channel(shift, rank).expand(flat.shape if flat.numel() > 1 else (-1,) * rank))
+    return Known(x.mask | flat, torch.where(flat, _on_channel(shift, rank), x.value * factor + offset))
 
 
 def _instance_norm(values: Values, node: fx.Node) -> Known | None:
     arguments = bind(node)
     if not arguments["use_input_stats"]:
-        return _batch_norm(values, node)  # type: ignore[return-value]
+        return _fixed_norm(values, node)
     x, rank, channels = values.of(arguments["input"]), len(shape_of(node)), shape_of(node)[1]
     mask, _ = channel_vectors(x, 1, channels)
     scale = None if arguments["weight"] is None else values.full(arguments["weight"])
@@ -545,6 +586,7 @@ RULES: dict[str, Callable[[Values, fx.Node], Any]] = {
     "linear": _linear,
     "matmul": _matmul,
     "addmm": _addmm,
+    "einsum": _einsum,
     "attention": _attention,
     "batch_norm": _batch_norm,
     "instance_norm": _instance_norm,

@@ -19,7 +19,15 @@ from sslcli.graph.facets import compress
 from sslcli.graph.ops import bind, is_tensor, kind_of, op_name, shape_of
 from sslcli.graph.rules import reduced_axes
 from sslcli.graph.slots import run_op
-from sslcli.surgery.known import Known, Values, channel_vectors, conv_matrices, padded
+from sslcli.surgery.known import (
+    Known,
+    Values,
+    channel_vectors,
+    conv_matrices,
+    einsum_labels,
+    padded,
+    product_labels,
+)
 
 
 @dataclass(frozen=True)
@@ -305,15 +313,21 @@ def _matmul(needs: Needs, node: fx.Node, wanted: Tensor) -> None:
 
 
 def _product(needs: Needs, first: Any, second: Any, wanted: Tensor) -> None:
+    labels = product_labels(first, second)
+    if labels is None:
+        needs.want_all(first)
+        needs.want_all(second)
+    else:
+        _labelled_product(needs, first, second, *labels, wanted)
+
+
+def _labelled_product(
+    needs: Needs, first: fx.Node, second: fx.Node, la: str, lb: str, out: str, wanted: Tensor
+) -> None:
     """An element is needed where its partner is not known to be zero and their result is needed."""
-    for own, other, axis in ((first, second, -1), (second, first, -2)):
-        zero = _zeros(needs, other)
-        if axis == -1:  # own (.., M, K), other (.., K, N), wanted (.., M, N)
-            partner = ~zero.transpose(-1, -2)  # (.., N, K)
-            reads = (wanted.unsqueeze(-1) & partner.unsqueeze(-3)).any(-2)
-        else:  # own (.., K, N), other (.., M, K)
-            partner = ~zero.transpose(-1, -2)  # (.., K, M)
-            reads = (partner.unsqueeze(-1) & wanted.unsqueeze(-3)).any(-2)
+    for own, other, mine, theirs in ((first, second, la, lb), (second, first, lb, la)):
+        partner = (~_zeros(needs, other)).double()
+        reads = torch.einsum(f"{out},{theirs}->{mine}", wanted.double(), partner) > 0
         reads = _fit(reads, own)
         needs.want(own, reads)
         needs.read(own, reads & ~_zeros(needs, own))
@@ -334,7 +348,11 @@ def _addmm(needs: Needs, node: fx.Node, wanted: Tensor) -> None:
 
 
 def _einsum(needs: Needs, node: fx.Node, wanted: Tensor) -> None:
-    for source in bind(node)["tensors"]:
+    tensors, labels = bind(node)["tensors"], einsum_labels(node)
+    if labels is not None:
+        _labelled_product(needs, tensors[0], tensors[1], *labels, wanted)
+        return
+    for source in tensors:
         needs.want_all(source)
         needs.read(source, ~_zeros(needs, source))
 

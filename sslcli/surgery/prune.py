@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export.graph_signature import InputKind
 
 from sslcli.errors import TargetError, UsageError
-from sslcli.graph.groups import find_groups, matches
+from sslcli.graph.groups import GroupSet, find_groups, matches
 from sslcli.graph.module import TracedModule
 from sslcli.graph.normalise import normalise
 from sslcli.graph.program import Program
@@ -112,7 +113,9 @@ def prune(
     unknown = set(target or {}) - {"macs", "params"}
     if unknown:
         raise UsageError(f"prune has no target '{sorted(unknown)[0]}'", "give macs or params")
-    program = normalise(trace(model, example))
+    traced = trace(model, example)
+    owned = {name for name, kind in traced.kinds().items() if kind != InputKind.CONSTANT_TENSOR}
+    program = normalise(traced)
     structure = analyse(program)
     _check_globs(structure, [*keep, *(limit or {})])
     zeroing = Zeroing.of(program.weights())
@@ -128,7 +131,7 @@ def prune(
     proof = agreement(program, zeroing.weights, shrunk.program, shrunk.program.weights())
     result = TracedModule(shrunk.program)
     result.train(model.training)
-    plan = _plan(program, zeroing, shrunk, result)
+    plan = _plan(program, owned, zeroing, shrunk, result)
     report = _report(structure, zeroing.weights, small, shrunk, proof.max_abs_error, proof.max_rel_error)
     inputs = shrunk.program.example
     return PruneResult(result, plan, report, inputs[0] if inputs else example)
@@ -153,6 +156,21 @@ def _under(
             chosen = (size <= threshold) & (size > 0)
             if bool(chosen.any()):
                 zeroing.groups(found, chosen)
+                if kind == "filter":
+                    _small_biases(zeroing, found, chosen, threshold)
+
+
+def _small_biases(zeroing: Zeroing, found: GroupSet, chosen: Tensor, threshold: float) -> None:
+    """The bias of a removed filter goes with it where it is within the threshold itself."""
+    for view in found.views:
+        name = view.name.removesuffix("weight") + "bias"
+        if name not in zeroing.weights or name == view.name:
+            continue
+        index = torch.arange(found.count) if view.index is None else view.index.reshape(-1)
+        bias = zeroing.weights[name].detach()
+        if len(bias) == len(index):
+            small = (index >= 0) & chosen[index.clamp(min=0)] & (bias.abs().cpu() <= threshold)
+            zeroing.slice(name, 0, torch.nonzero(small).reshape(-1))
 
 
 def _check_target(structure: Structure, small: Structure, target: Mapping[str, float] | None) -> None:
@@ -168,9 +186,9 @@ def _check_target(structure: Structure, small: Structure, target: Mapping[str, f
             )
 
 
-def _plan(program: Program, zeroing: Zeroing, shrunk: Shrunk, result: nn.Module) -> Plan:
+def _plan(program: Program, owned: set[str], zeroing: Zeroing, shrunk: Shrunk, result: nn.Module) -> Plan:
     weights = program.weights()
-    own = {name for name in shrunk.kept if name in weights}
+    own = set(shrunk.kept) & owned
     args, kwargs = program.example or ((), {})
     plain = not kwargs and all(isinstance(x, Tensor) for x in args)
     return Plan(

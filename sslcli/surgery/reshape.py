@@ -175,6 +175,37 @@ def slice_(rewriter: Rewriter, old: fx.Node) -> None:
         rewriter.replace(old, aten.index_select.default, (new, dim, index))
 
 
+def scatter(rewriter: Rewriter, old: fx.Node) -> None:
+    """slice_scatter and select_scatter: the places among those that are left."""
+    arguments = bind(old)
+    source, dim = arguments["self"], arguments["dim"] % len(shape_of(old))
+    kept = rewriter.kept(source).get(dim)
+    if kept is None:
+        return
+    length = shape_of(source)[dim]
+    if op_name(old) == "select_scatter":
+        places = torch.nonzero(kept == int(arguments["index"]) % length).reshape(-1)
+        if len(places):
+            rewriter.new[old].update_arg(3, int(places[0]))
+        else:
+            rewriter.new[old].replace_all_uses_with(rewriter.new[source])
+            rewriter.new[old] = rewriter.new[source]
+        return
+    bounds = slice(arguments["start"], arguments["end"], arguments["step"])
+    places = torch.tensor(range(length)[bounds], dtype=torch.int64)
+    chosen = torch.nonzero(torch.isin(kept, places)).reshape(-1)
+    new, piece = rewriter.new[source], rewriter.new[arguments["src"]]
+    if len(chosen) == 0:
+        rewriter.new[old].replace_all_uses_with(new)
+        rewriter.new[old] = new
+    elif int(chosen[-1]) - int(chosen[0]) + 1 == len(chosen):
+        start, stop = int(chosen[0]), int(chosen[-1]) + 1
+        rewriter.replace(old, aten.slice_scatter.default, (new, piece, dim, start, stop))
+    else:
+        index = rewriter.constant(f"{old.name}_index", chosen)
+        rewriter.replace(old, aten.index_copy.default, (new, dim, index, piece))
+
+
 def squeeze(rewriter: Rewriter, old: fx.Node) -> None:
     """A bare squeeze must not take an axis that has only now become 1."""
     arguments = bind(old)

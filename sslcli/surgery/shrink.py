@@ -14,7 +14,8 @@ from sslcli.graph.ops import bind, is_tensor, kind_of, layer_of, op_name, shape_
 from sslcli.graph.program import Program, rebuild
 from sslcli.surgery.cut import Cut, kept_groups, taken
 from sslcli.surgery.fold import Folded, fold
-from sslcli.surgery.reshape import REWRITES, Rewriter, changed, create
+from sslcli.surgery.known import channel_vectors
+from sslcli.surgery.reshape import REWRITES, Rewriter, changed, create, scatter
 from sslcli.surgery.reshape import pad as rewrite_pad
 
 aten = torch.ops.aten
@@ -56,7 +57,7 @@ def shrink(found: Cut) -> Shrunk:
     inputs = set(rewriter.program.inputs)
     for old in found.structure.nodes:
         if old.op == "call_function" and is_tensor(old) and found.is_needed(old):
-            _use_constant(rewriter, old, inputs)
+            _use_constant(rewriter, old, inputs, folded)
     kept = _weights(rewriter, folded)
     added = {
         name: tuple(value.shape)
@@ -83,6 +84,10 @@ def _rewrite(rewriter: Rewriter, old: fx.Node, folded: Folded) -> None:
         REWRITES[op_name(old)](rewriter, old)
     elif kind == "cat":
         _cat(rewriter, old)
+    elif kind == "stack":
+        _stack(rewriter, old)
+    elif kind == "scatter":
+        scatter(rewriter, old)
     elif kind == "pad":
         rewrite_pad(rewriter, old)
     elif kind == "create":
@@ -138,6 +143,15 @@ def _cat(rewriter: Rewriter, old: fx.Node) -> None:
         rewriter.replace(old, aten.cat.default, ([rewriter.new[t] for t in tensors], dim))
 
 
+def _stack(rewriter: Rewriter, old: fx.Node) -> None:
+    arguments = bind(old)
+    dim = arguments["dim"] % len(shape_of(old))
+    kept = rewriter.kept(old).get(dim)
+    if kept is not None:
+        tensors = [rewriter.new[arguments["tensors"][place]] for place in kept.tolist()]
+        rewriter.replace(old, aten.stack.default, (tensors, dim))
+
+
 def _group_norm(rewriter: Rewriter, old: fx.Node) -> None:
     groups, channels = int(bind(old)["num_groups"]), shape_of(old)[1]
     left = rewriter.found.size(old)[1]
@@ -150,7 +164,7 @@ def _attention(rewriter: Rewriter, old: fx.Node) -> None:
         _set(rewriter, old, "scale", shape_of(arguments["query"])[-1] ** -0.5)
 
 
-def _use_constant(rewriter: Rewriter, old: fx.Node, inputs: set[fx.Node]) -> None:
+def _use_constant(rewriter: Rewriter, old: fx.Node, inputs: set[fx.Node], folded: Folded) -> None:
     """Let readers read a known value in place of its computation; ``x + 0`` becomes ``x``."""
     found = rewriter.found
     if not found.is_constant(old) or _only_weights(old, inputs) or 0 in found.size(old):
@@ -168,7 +182,7 @@ def _use_constant(rewriter: Rewriter, old: fx.Node, inputs: set[fx.Node]) -> Non
             rewriter.new[user] = rewriter.new[other]
             continue
         if node is None:
-            node = _constant_node(rewriter, old, value)
+            node = _constant_node(rewriter, old, value, folded)
         if other is not None or kind_of(user) == "elementwise" and _keeps_shape(found, user, old):
             rewriter.new[user].replace_input_with(rewriter.new[old], node)
         else:
@@ -215,12 +229,24 @@ def _only_weights(node: fx.Node, inputs: set[fx.Node]) -> bool:
     return True
 
 
-def _constant_node(rewriter: Rewriter, old: fx.Node, value: Tensor) -> fx.Node:
+def _constant_node(rewriter: Rewriter, old: fx.Node, value: Tensor, folded: Folded) -> fx.Node:
+    """A weight that holds a known value: the bias of the layer that made it where that fits, else a new buffer."""
     dtype = old.meta["val"].dtype
+    bias = (
+        bind(old).get("bias") if kind_of(old) in ("conv", "conv_transpose", "linear", "batch_norm") else None
+    )
+    axis = len(shape_of(old)) - 1 if kind_of(old) == "linear" else 1
+    along = [a for a, size in enumerate(value.shape) if size > 1]
+    names = rewriter.program.names()
+    if bias in names and len(bias.users) == 1 and along in ([], [axis]):
+        _, number = channel_vectors(rewriter.found.values.of(old), axis, shape_of(old)[axis])
+        folded.weights[names[bias]] = number
+        shape = [-1 if a == axis else 1 for a in range(len(shape_of(old)))]
+        with rewriter.graph.inserting_before(rewriter.new[old]):
+            return rewriter.graph.call_function(aten.view.default, (rewriter.new[bias], shape))
     layer = layer_of(old)
     name = f"{layer}.{old.name}_value" if layer else f"{old.name}_value"
-    kind = InputKind.PARAMETER if dtype.is_floating_point else InputKind.BUFFER
-    return rewriter.constant(name.replace(".", "_"), value.to(dtype).contiguous(), kind)
+    return rewriter.constant(name.replace(".", "_"), value.to(dtype).contiguous())
 
 
 def _expanded(rewriter: Rewriter, old: fx.Node, node: fx.Node) -> fx.Node:
