@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from sslcli import checkpoint
+from sslcli.checkpoint import Record
+from sslcli.errors import DataError, DeviceError, UsageError
+from sslcli.options.common import DataOptions, RunOptions
+from sslcli.pipeline.inputs import choose_device, load_data, normalization, threads
+
+RECORD = Record(mean=(0.1,), std=(0.2,), data="mnist-5k")
+
+
+def options(**values):
+    return DataOptions.model_validate(values)
+
+
+@pytest.fixture
+def other(tmp_path):
+    loaded = checkpoint.load("arch:lenet")
+    record = Record(arch="lenet", mean=(0.5,), std=(0.25,))
+    checkpoint.save(loaded.model, tmp_path / "other.safetensors", example=loaded.example, record=record)
+    bare = Record(arch="lenet")
+    checkpoint.save(loaded.model, tmp_path / "bare.safetensors", example=loaded.example, record=bare)
+    return tmp_path
+
+
+def test_what_the_user_says_wins_over_another_model_over_the_models_own(other):
+    path = str(other / "other.safetensors")
+    assert normalization(options(mean=[0.3], std=[0.4], normalize_from=path), RECORD) == ((0.3,), (0.4,))
+    assert normalization(options(normalize_from=path), RECORD) == ((0.5,), (0.25,))
+    assert normalization(options(), RECORD) == ((0.1,), (0.2,))
+    assert normalization(options(), Record()) == (None, None)
+
+
+def test_a_model_without_a_normalisation_is_no_source_of_one(other):
+    with pytest.raises(DataError, match="records no normalisation"):
+        normalization(options(normalize_from=str(other / "bare.safetensors")), RECORD)
+
+
+def test_the_records_data_set_is_the_default():
+    source = load_data(options(), RECORD, 0, (1, 28, 28))
+    assert source.name == "mnist-5k"
+    assert source.normalization.mean == (0.1,)
+
+
+def test_no_data_set_at_all_is_a_usage_error():
+    with pytest.raises(UsageError, match="--data"):
+        load_data(options(), Record(), 0, None)
+
+
+@pytest.mark.parametrize("name", ["tpu", "meta", "cpu:x"])
+def test_devices_that_do_not_exist_are_usage_errors(name):
+    with pytest.raises(UsageError, match=name):
+        choose_device(RunOptions.model_validate({"device": name}))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("name", ["cuda", "cuda:3"])
+def test_cuda_that_is_not_there_is_a_device_error(name):
+    with pytest.raises(DeviceError, match=name):
+        choose_device(RunOptions.model_validate({"device": name}))
+
+
+def test_threads_are_put_back():
+    before = torch.get_num_threads()
+    with threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
