@@ -69,7 +69,7 @@ def measure(
 
 def _batch_sums(model: nn.Module, task: Task, batch: tuple[Any, Any]) -> Tensor:
     inputs, targets = batch
-    outputs = task.forward(model, inputs)
+    outputs = task.forward(model, like(inputs, model))
     metric = task.metric(outputs, targets)
     loss = task.loss(outputs, targets).double() * len(metric)
     return torch.stack([loss, metric.double().sum(), (~is_constant(outputs)).double()])
@@ -91,6 +91,16 @@ def to_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, dict):
         return {key: to_device(value, device) for key, value in batch.items()}
     return batch
+
+
+def like(inputs: Any, model: nn.Module) -> Any:
+    """Inputs in double precision for a model of double precision; others as they are."""
+    first = next(model.parameters(), None)
+    if first is None or first.dtype != torch.float64:
+        return inputs
+    if isinstance(inputs, Tensor):
+        return inputs.double() if inputs.is_floating_point() else inputs
+    return type(inputs)(like(item, model) for item in inputs)
 
 
 @contextlib.contextmanager

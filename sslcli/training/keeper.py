@@ -49,7 +49,7 @@ class Keeper:
         Raises:
             Interrupted: a signal asked to stop; the state is kept.
         """
-        stop, save = run.world.any(asked.stop is not None), run.world.any(asked.save)
+        stop, save = run.world.any(asked.stop is not None, asked.save)
         if stop or save or self._due(run):
             self.save(run)
             asked.save = False

@@ -137,7 +137,7 @@ def fit(
         mode(model, training=True),
         mode(teacher or nn.Identity(), training=False),
     ):
-        run.start(keeper.find())
+        run.start(world.share(keeper.find() if world.writes else None))
         resumed_step = run.step
         while run.step < run.course.steps:
             run.advance()

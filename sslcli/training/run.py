@@ -19,7 +19,7 @@ from sslcli.sparsity.schedule import ramp, staged
 from sslcli.sparsity.zeros import count_zeros, zero_groups, zero_masks
 from sslcli.training.control import Controller, Signs
 from sslcli.training.course import Place, plan_course
-from sslcli.training.evaluate import Evaluation, device_of, measure, to_device
+from sslcli.training.evaluate import Evaluation, device_of, like, measure, to_device
 from sslcli.training.failure import check_finite, collapsed
 from sslcli.training.optimizer import prox_step_size
 from sslcli.training.progress import Observer, Progress
@@ -32,8 +32,8 @@ from sslcli.training.world import World
 
 Watch = Callable[[Mapping[str, Tensor]], Mapping[str, float]]
 
-# Steps between looks at the loss where looking makes the device wait, and between looks at the outputs.
-_LOOK_CUDA = 25
+# Steps between looks at the loss where looking makes the device or other processes wait, and between looks at the outputs.
+_LOOK_WAITING = 25
 _LOOK_OUTPUTS = 50
 
 
@@ -223,7 +223,7 @@ class Run:
             self._coming = stream(self.train_split, mine, seed=self.seed, epoch=epoch)
         self._next = (epoch, number + 1)
         inputs, targets = to_device(next(self._coming), self.device)
-        return inputs, targets
+        return like(inputs, self.model), targets
 
     def _noise(self, place: Place) -> int:
         """The seed of everything random inside the model at one step."""
@@ -231,11 +231,11 @@ class Run:
 
     def _look(self, outputs: Any, lr: float) -> None:
         """Stop a run that cannot come to any good; all processes see the same and stop alike."""
-        if self.device.type != "cuda" or self.step % _LOOK_CUDA == 0:
-            loss = (
-                float(self.world.sum(self.loss_sum.clone())) if self.world.size > 1 else float(self.loss_sum)
+        waits = self.device.type == "cuda" or self.world.size > 1
+        if not waits or self.step % _LOOK_WAITING == 0:
+            check_finite(
+                float(self.world.sum(self.loss_sum.clone())), self.step, lr, self.parameters, self.penalties
             )
-            check_finite(loss, self.step, lr, self.parameters, self.penalties)
         if self.step % _LOOK_OUTPUTS == 0:
             constant = bool(self.world.sum((~is_constant(outputs)).float()) == 0)
             if constant and self._constant_before:

@@ -6,12 +6,15 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sslcli.errors import UsageError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,12 @@ class World:
     Args:
         rank: number of this process, from 0.
         size: number of processes.
+        device: where tensors that are exchanged must be.
     """
 
     rank: int = 0
     size: int = 1
+    device: torch.device = torch.device("cpu")
 
     @property
     def writes(self) -> bool:
@@ -37,9 +42,20 @@ class World:
             torch.distributed.all_reduce(tensor)
         return tensor
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any process."""
-        return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag))) > 0)
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """For each flag, whether it is set on any process."""
+        if self.size == 1:
+            return flags
+        counts = torch.tensor([float(flag) for flag in flags], device=self.device)
+        return tuple(count > 0 for count in self.sum(counts).tolist())
+
+    def share(self, value: T) -> T:
+        """Process 0's value on every process (of which the others' is forgotten)."""
+        if self.size == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, 0, device=self.device)
+        return box[0]
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give every process the buffers (running statistics) of process 0."""
@@ -51,7 +67,8 @@ class World:
         """The model, in a wrapper that averages gradients where there are several processes."""
         if self.size == 1:
             return model
-        return DistributedDataParallel(model)
+        # static_graph: parameters that the loss does not reach (heads of another task) are no error
+        return DistributedDataParallel(model, static_graph=True)
 
     def check_batch(self, batch_size: int) -> None:
         """Raise UsageError where a batch cannot be shared evenly."""
@@ -69,6 +86,8 @@ ALONE = World()
 def joined(device_type: str) -> Iterator[World]:
     """Join the processes that ``torchrun`` started, for a while; alone where it did not.
 
+    On CUDA each process takes the device of its local rank; train on ``world.device``.
+
     Args:
         device_type: cpu (gloo) or cuda (NCCL).
     """
@@ -76,8 +95,11 @@ def joined(device_type: str) -> Iterator[World]:
     if size == 1:
         yield ALONE
         return
+    device = torch.device(
+        device_type, int(os.environ.get("LOCAL_RANK", "0")) if device_type == "cuda" else None
+    )
     torch.distributed.init_process_group("nccl" if device_type == "cuda" else "gloo")
     try:
-        yield World(torch.distributed.get_rank(), size)
+        yield World(torch.distributed.get_rank(), size, device)
     finally:
         torch.distributed.destroy_process_group()
