@@ -176,7 +176,10 @@ def _key(recipe: Recipe, step: Step, folder: Path) -> str:
         output = _output(recipe.step(need), folder)
         if output is not None and output.is_file():
             inputs[f"{position}:{need}"] = cache.file_hash(output)
-    return cache.step_key(recipe, step, inputs)
+    try:
+        return cache.step_key(recipe, step, inputs)
+    except InputError as error:
+        raise _located(recipe, step, error) from error
 
 
 def _output(step: Step, folder: Path) -> Path | None:
@@ -247,12 +250,22 @@ def _located(recipe: Recipe, step: Step, error: SslcliError) -> SslcliError:
     """The error with the recipe's line, where it is about something that the recipe says."""
     if isinstance(error, RecipeError) or not isinstance(error, (UsageError, InputError)):
         return error
-    words = [error.culprit] if error.culprit else re.findall(r"'([^']+)'", error.what)
-    for word in words:
-        for path in (("steps", step.index), ()):
+    for path in (("steps", step.index), ("model",), ("data",), ()):
+        for word in _words(recipe, path, error):
             place = recipe.document.find(path, word)
             if place is not None:
                 return RecipeError(f"{place}: {error.what} in step '{step.id}'", error.hint)
     if isinstance(error, UsageError):
         return RecipeError(f"{recipe.place(step)}: {error.what} in step '{step.id}'", error.hint)
     return error
+
+
+def _words(recipe: Recipe, path: tuple[str | int, ...], error: SslcliError) -> list[str]:
+    """What an error may be about: its culprit, what it quotes, and the recipe's own texts that it holds."""
+    if error.culprit is not None:
+        return [error.culprit]
+    quoted = re.findall(r"'([^']+)'", error.what)
+    if not path:
+        return quoted
+    texts = [text for text in recipe.document.texts(path) if len(text) > 3 and text in error.what]
+    return [*quoted, *sorted(texts, key=len, reverse=True)]

@@ -44,18 +44,26 @@ class Document:
             path = path[:-1]
         return self.places.get(path, f"{self.file}:1")
 
+    def texts(self, path: tuple[Key, ...]) -> list[str]:
+        """Every text at or below ``path``."""
+        return [item for _, item in walk(*self._at(path)) if isinstance(item, str)]
+
     def find(self, path: tuple[Key, ...], word: object) -> str | None:
         """The place of the key or value that is ``word`` at or below ``path``; None where there is none."""
+        for found, item in walk(*self._at(path)):
+            if item == word or found[-1:] == (word,):
+                return self.place(found)
+        return None
+
+    def _at(self, path: tuple[Key, ...]) -> tuple[Any, tuple[Key, ...]]:
+        """The value at ``path``, or at the nearest parent that there is, and where that is."""
         value: Any = self.values
-        for part in path:
+        for depth, part in enumerate(path):
             try:
                 value = value[part]
             except (KeyError, IndexError, TypeError):
-                return self.find(path[: path.index(part)], word) if path else None
-        return next(
-            (self.place(found) for found, item in walk(value, path) if item == word or found[-1:] == (word,)),
-            None,
-        )
+                return value, path[:depth]
+        return value, path
 
 
 def walk(value: Any, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key, ...], Any]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sslcli.errors import GateError, Interrupted, OutputError, RecipeError, UsageError
+from sslcli.errors import GateError, Interrupted, ModelError, OutputError, RecipeError, UsageError
 from sslcli.files import lock_output
 from sslcli.pipeline import cache, chain, jobs
 from sslcli.pipeline.events import Observers
@@ -225,6 +225,7 @@ def test_a_failed_gate_ends_the_run_keeps_the_numbers_and_is_not_cached(run, cal
             UsageError("the glob 'lenet' matches nothing"),
             "r.yaml:2: the glob 'lenet' matches nothing in step 'second'",
         ),
+        (ModelError("the saved model lenet is not there"), "r.yaml:2: the saved model lenet is not there"),
         (UsageError("no such thing", culprit="epochs"), "r.yaml:6: no such thing in step 'second'"),
         (UsageError("something is wrong"), "r.yaml:6: something is wrong in step 'second'"),
     ],
@@ -233,7 +234,7 @@ def test_what_turns_out_wrong_later_still_names_the_line(run, calls, error, mess
     calls.failures["second"] = error
     with pytest.raises(RecipeError) as caught:
         run()
-    assert str(caught.value).endswith(message)
+    assert message in str(caught.value)
 
 
 def test_errors_that_are_not_about_the_recipe_stay_what_they_are(run, calls):
@@ -270,3 +271,10 @@ def test_references_to_steps_become_their_files(tmp_path, calls):
     chain.run(load_recipe(path), tmp_path / "out")
     assert calls.requests[-1].settings.step.teacher == str(tmp_path / "out/first/model.pt2")
     assert calls.requests[-1].source == str(tmp_path / "out/third/model.pt2")
+
+
+def test_weights_that_are_not_there_are_named_with_their_line(tmp_path, calls):
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE.replace("{arch: lenet}", "{arch: lenet, weights: none.pth}"))
+    with pytest.raises(RecipeError, match=r"r.yaml:2: cannot read none.pth"):
+        chain.run(load_recipe(path), tmp_path / "out")
