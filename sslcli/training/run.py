@@ -32,7 +32,7 @@ from sslcli.training.world import World
 
 Watch = Callable[[Mapping[str, Tensor]], Mapping[str, float]]
 
-# Steps between looks at the loss where looking makes the device or other processes wait, and between looks at the outputs.
+# Steps between looks at the loss, where looking makes the device or other processes wait, and at the outputs.
 _LOOK_WAITING = 25
 _LOOK_OUTPUTS = 50
 

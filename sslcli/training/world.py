@@ -29,7 +29,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: str = "cpu"
 
     @property
     def writes(self) -> bool:
@@ -54,7 +54,7 @@ class World:
         if self.size == 1:
             return value
         box = [value]
-        torch.distributed.broadcast_object_list(box, 0, device=self.device)
+        torch.distributed.broadcast_object_list(box, 0, device=torch.device(self.device))
         return box[0]
 
     def share_buffers(self, model: nn.Module) -> None:
@@ -86,7 +86,7 @@ ALONE = World()
 def joined(device_type: str) -> Iterator[World]:
     """Join the processes that ``torchrun`` started, for a while; alone where it did not.
 
-    On CUDA each process takes the device of its local rank; train on ``world.device``.
+    On CUDA the device of the local rank is the current one meanwhile.
 
     Args:
         device_type: cpu (gloo) or cuda (NCCL).
@@ -95,11 +95,11 @@ def joined(device_type: str) -> Iterator[World]:
     if size == 1:
         yield ALONE
         return
-    device = torch.device(
-        device_type, int(os.environ.get("LOCAL_RANK", "0")) if device_type == "cuda" else None
-    )
-    torch.distributed.init_process_group("nccl" if device_type == "cuda" else "gloo")
-    try:
-        yield World(torch.distributed.get_rank(), size, device)
-    finally:
-        torch.distributed.destroy_process_group()
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    cuda = device_type == "cuda"
+    with torch.cuda.device(local) if cuda else contextlib.nullcontext():
+        torch.distributed.init_process_group("nccl" if cuda else "gloo")
+        try:
+            yield World(torch.distributed.get_rank(), size, f"cuda:{local}" if cuda else "cpu")
+        finally:
+            torch.distributed.destroy_process_group()
