@@ -121,7 +121,8 @@ class RegularizeOptions(TrainOptions):
         None, description="Points of the metric that may be lost; one point is 0.01 of accuracy."
     )
     finetune_epochs: Annotated[int, Field(ge=0)] = Field(
-        0, description="Epochs after these without penalty and with zero groups frozen."
+        0,
+        description="Epochs after these without penalty, zero groups frozen; 0 with a target: half as many.",
     )
     finetune_lr: PositiveFloat | None = Field(
         None, description="Learning rate of the fine-tuning; none: the same."
