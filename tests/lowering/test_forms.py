@@ -183,14 +183,12 @@ def test_an_activation_goes_before_the_gather_that_restores_filters() -> None:
     weight = np.random.default_rng(0).standard_normal((32, 16, 3, 3)).astype(np.float32)
     weight[::2] = 0
     site = site_of(weight)
-    nodes = [
-        *dense(site).nodes,
-        onnx.helper.make_node("Relu", ["y"], ["z"], name="relu"),
-    ]
-    model = site_model(site, Fragment(tuple(nodes), dense(site).constants), OPSET)
+    whole = dense(replace(site, name="given"))
+    relu = onnx.helper.make_node("Relu", ["y"], ["z"], name="relu")
+    model = site_model(site, Fragment((*whole.nodes, relu), whole.constants), OPSET)
     model.graph.output[0].name = "z"
     feeds = check.fresh_feeds(model, batch_size=2)
     expected = check.run(model, feeds)
-    lowered = replace_node(model, nodes[0].name, candidates(replace(site, output="y"))["compact"])
+    lowered = replace_node(model, whole.nodes[0].name, candidates(site)["compact"])
     assert [node.op_type for node in lowered.graph.node] == ["Conv", "Relu", "Gather"]
     assert check.worst_error(expected, check.run(lowered, feeds)) < 1e-5
