@@ -1,15 +1,23 @@
-"""Choose what goes to meet a target."""
+"""Choose what goes to meet a target: the least important units, as many as it takes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from torch import Tensor
+import torch
+from torch import Tensor, fx
 
 from sslcli.errors import TargetError
+from sslcli.graph.groups import matches
+from sslcli.graph.ops import bind, is_tensor, kind_of
+from sslcli.graph.readers import Reader, readers
 from sslcli.graph.slots import Structure
+from sslcli.surgery.candidates import Candidate, candidates, importance
+from sslcli.surgery.cut import Cut, close, count, cut, keep
 from sslcli.surgery.zero import Zeroing
+
+_TRIES = 6
 
 
 @dataclass(frozen=True)
@@ -17,9 +25,19 @@ class Limits:
     """What a target may not take: layers kept whole, fractions by glob, a least width, a multiple."""
 
     keep: tuple[str, ...] = ()
-    limit: Mapping[str, float] | None = None
+    limit: Mapping[str, float] = field(default_factory=dict)
     min_width: int = 1
     align: int = 1
+
+
+class _Sized(Cut):
+    """A cut of which only sizes are known: everything is computed."""
+
+    def is_needed(self, node: fx.Node) -> bool:
+        return True
+
+    def is_constant(self, node: fx.Node) -> bool:
+        return False
 
 
 def choose(
@@ -29,5 +47,224 @@ def choose(
     limits: Limits,
     scores: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Set the least important units to zero until what is left meets the target."""
-    raise TargetError("targets are not here yet")
+    """Set the least important units to zero until what is left meets the target.
+
+    Args:
+        structure: the network.
+        zeroing: weights to work on; what is chosen is set to zero there and noted.
+        target: fractions of ``macs`` and ``params`` that may be left.
+        limits: what may not be taken.
+        scores: importance of every element by parameter; default: its square.
+
+    Raises:
+        TargetError: even with all that may go, more would be left.
+    """
+    layers = readers(structure)
+    scored = importance(structure, layers, zeroing.weights, scores)
+    order = _allowed(structure, layers, candidates(structure, layers, scored, limits.keep), limits)
+    whole = count(None, structure)
+    budget = {name: fraction * getattr(whole, name) for name, fraction in target.items()}
+    aim = dict(budget)
+    for _ in range(_TRIES):
+        taken = _fewest(structure, order, aim, limits.align)
+        trial = Zeroing(
+            dict(zeroing.weights), {n: dict(a) for n, a in zeroing.slices.items()}, dict(zeroing.blocks)
+        )
+        _set_to_zero(structure, layers, trial, taken)
+        left = count(cut(structure, trial.weights), structure)
+        over = {name: getattr(left, name) / budget[name] for name in budget}
+        if max(over.values()) <= 1:
+            break
+        aim = {name: aim[name] / max(over[name], 1.0) * 0.999 for name in aim}
+    zeroing.weights, zeroing.slices, zeroing.blocks = trial.weights, trial.slices, trial.blocks
+
+
+def _allowed(
+    structure: Structure, layers: Sequence[Reader], found: Sequence[Candidate], limits: Limits
+) -> list[Candidate]:
+    """Candidates in order, without those that would make a layer too narrow."""
+    owners: dict[int, list[int]] = {}
+    room: list[int] = []
+    seen: dict[str, int] = {}
+    for layer in layers:
+        if layer.name in seen:
+            continue
+        number = seen[layer.name] = len(room)
+        roots = structure.units.find(layer.rows.clamp(min=0))
+        width = len(layer.rows)
+        fraction = min((f for glob, f in limits.limit.items() if matches(layer.layer, glob)), default=1.0)
+        room.append(min(int(fraction * width + 1e-9), width - max(limits.min_width, 1)))
+        for unit in roots[layer.rows >= 0].tolist():
+            owners.setdefault(unit, []).append(number)
+    order = []
+    for candidate in found:
+        costs: dict[int, int] = {}
+        for unit in candidate.units.tolist():
+            for number in owners.get(unit, ()):
+                costs[number] = costs.get(number, 0) + 1
+        if all(cost <= room[number] for number, cost in costs.items()):
+            order.append(candidate)
+            for number, cost in costs.items():
+                room[number] -= cost
+    return order
+
+
+def _fewest(
+    structure: Structure, order: Sequence[Candidate], budget: Mapping[str, float], align: int
+) -> Tensor:
+    """Bool by unit: the shortest run of candidates that leaves no more than the budget."""
+
+    def fits(length: int) -> bool:
+        left = _sizes(structure, _taken(structure, order[:length], align, order))
+        return all(getattr(left, name) <= budget[name] for name in budget)
+
+    low, high = 0, len(order)
+    if not fits(high):
+        left = _sizes(structure, _taken(structure, order, align, order))
+        whole = count(None, structure)
+        shares = ", ".join(
+            f"{name} {getattr(left, name) / max(getattr(whole, name), 1):.3f}" for name in budget
+        )
+        raise TargetError(
+            f"the target cannot be reached: with all that may go removed, {shares} would be left",
+            "raise the target, or let go of --keep, --limit, --min-width",
+        )
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle + 1, high)
+    return _taken(structure, order[:low], align, order)
+
+
+def _taken(
+    structure: Structure, chosen: Sequence[Candidate], align: int, order: Sequence[Candidate]
+) -> Tensor:
+    taken = torch.zeros(structure.units.count, dtype=torch.bool)
+    for candidate in chosen:
+        taken[candidate.units] = True
+    if align > 1:
+        _give_back(structure, taken, chosen, align)
+    return taken
+
+
+def _give_back(structure: Structure, taken: Tensor, chosen: Sequence[Candidate], align: int) -> None:
+    """Round the filters that every layer keeps up to a multiple, best ones first."""
+    single = [candidate for candidate in chosen if len(candidate.units) == 1]
+    for layer in readers(structure):
+        rows = layer.rows
+        if bool((rows < 0).any()) or len(rows) % align:
+            continue
+        rows = structure.units.find(rows)
+        own = set(rows[taken[rows]].tolist())
+        for candidate in reversed(single):
+            if (len(rows) - int(taken[rows].sum())) % align == 0:
+                break
+            if int(candidate.units[0]) in own:
+                taken[candidate.units] = False
+
+
+def _sizes(structure: Structure, taken: Tensor) -> object:
+    alive = ~taken
+    close(structure, alive)
+    kept = {node: [keep(facets, alive) for facets in several] for node, several in structure.facets.items()}
+    return count(_Sized(structure, None, None, alive, kept, {}), structure)  # type: ignore[arg-type]
+
+
+def _set_to_zero(structure: Structure, layers: Sequence[Reader], zeroing: Zeroing, taken: Tensor) -> None:
+    """Zero whatever writes the units; where they live on, also what reads them."""
+    alive = ~taken
+    close(structure, alive)
+    gone = ~alive
+    reading = read_axes(structure)
+    parameters = set(structure.program.exported.graph_signature.parameters)
+    normed = {layer.name for layer in layers if layer.scale is not None}
+    for node, name in structure.program.names().items():
+        if name not in parameters or name in normed:
+            continue
+        for facet in structure.of(node):
+            axes = [axis for axis in range(facet.dim()) if facet.shape[axis] > 1]
+            if len(axes) == 1 and (name, axes[0]) not in reading:
+                zeroing.slice(name, axes[0], torch.nonzero(gone[facet.reshape(-1)]).reshape(-1))
+    found = cut(structure, zeroing.weights)
+    if bool((gone & found.alive).any()):
+        _zero_readers(structure, layers, zeroing, gone & found.alive)
+
+
+def _zero_readers(structure: Structure, layers: Sequence[Reader], zeroing: Zeroing, units: Tensor) -> None:
+    for layer in layers:
+        columns = structure.units.find(layer.columns.clamp(min=0))
+        hit = (layer.columns >= 0) & units[columns]
+        if layer.depthwise or layer.scale is not None or not bool(hit.any()):
+            continue
+        if layer.groups == 1:
+            zeroing.slice(
+                layer.name, 0 if layer.kind == "conv_transpose" else 1, torch.nonzero(hit).reshape(-1)
+            )
+        elif layer.kind == "conv":
+            width, height = layer.shape[1], layer.shape[0] // layer.groups
+            for place in torch.nonzero(hit).reshape(-1).tolist():
+                group = place // width
+                rows = list(range(group * height, (group + 1) * height))
+                zeroing.block(layer.name, {0: rows, 1: [place % width]})
+
+
+def read_axes(structure: Structure) -> set[tuple[str, int]]:
+    """The axes of parameters that products contract: (name, axis)."""
+    names = structure.program.names()
+    found: set[tuple[str, int]] = set()
+    for node in structure.nodes:
+        kind = kind_of(node) if node.op == "call_function" else ""
+        operands: list[tuple[fx.Node, int]] = []
+        if kind in ("conv", "linear"):
+            operands = [(bind(node)["weight"], 1)]
+        elif kind == "conv_transpose":
+            operands = [(bind(node)["weight"], 0)]
+        elif kind in ("matmul", "addmm"):
+            first, second = _factors(node, kind)
+            operands = [(first, -1), (second, -2)]
+        elif kind == "einsum":
+            operands = _contracted(node)
+        for operand, axis in operands:
+            if is_tensor(operand):
+                found |= _traced(structure, names, operand, axis)
+    return found
+
+
+def _factors(node: fx.Node, kind: str) -> tuple[fx.Node, fx.Node]:
+    if kind == "matmul":
+        return node.args[0], node.args[1]  # type: ignore[return-value]
+    arguments = bind(node)
+    return arguments.get("mat1", arguments.get("batch1")), arguments.get("mat2", arguments.get("batch2"))
+
+
+def _contracted(node: fx.Node) -> list[tuple[fx.Node, int]]:
+    arguments = bind(node)
+    inputs, _, out = arguments["equation"].replace(" ", "").partition("->")
+    return [
+        (tensor, axis)
+        for labels, tensor in zip(inputs.split(","), arguments["tensors"], strict=False)
+        for axis, label in enumerate(labels)
+        if label not in out
+    ]
+
+
+def _traced(
+    structure: Structure, names: Mapping[fx.Node, str], operand: fx.Node, axis: int
+) -> set[tuple[str, int]]:
+    """The axes of parameters that an axis of an operand comes from, through shape ops."""
+    if operand in names:
+        return {(names[operand], axis % operand.meta["val"].dim())}
+    rank = operand.meta["val"].dim()
+    units = {
+        int(u) for f in structure.of(operand) if f.shape[axis % rank] > 1 for u in f.reshape(-1).tolist()
+    }
+    found, stack = set[tuple[str, int]](), [operand]
+    while stack and units:
+        node = stack.pop()
+        if node in names:
+            for facet in structure.of(node):
+                axes = [a for a in range(facet.dim()) if facet.shape[a] > 1]
+                if len(axes) == 1 and units & set(facet.reshape(-1).tolist()):
+                    found.add((names[node], axes[0]))
+        elif node.op == "call_function" and kind_of(node) in ("shape", "weight_norm", "index"):
+            stack.extend(source for source in node.all_input_nodes if is_tensor(source))
+    return found

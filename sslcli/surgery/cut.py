@@ -92,6 +92,9 @@ def cut(structure: Structure, weights: Mapping[str, Tensor], *, fold: bool = Tru
     alive = needs.alive.clone()
     numbers = torch.arange(units.count)
     alive[numbers[units.pinned(numbers)]] = True
+    for name in structure.program.unused:  # what the graph never reads is left alone
+        for facet in structure.facets[structure.program.placeholder(name)][0]:
+            alive[facet[facet > 0]] = True
     alive = alive[units.find(numbers)] | alive
     close(structure, alive)
     merges: dict[fx.Node, dict[int, int]] = {}
@@ -222,7 +225,7 @@ def count(found: Cut | None, structure: Structure) -> Remaining:
     names = structure.program.names()
     parameters = parameter_names(structure)
     for node, name in names.items():
-        if name in parameters and (found is None or node in used):
+        if name in parameters and (found is None or node in used or name in structure.program.unused):
             params += math.prod(found.size(node) if found is not None else shape_of(node))
             if found is not None:
                 params -= _grouped_away(node, found)
@@ -230,8 +233,9 @@ def count(found: Cut | None, structure: Structure) -> Remaining:
 
 
 def parameter_names(structure: Structure) -> set[str]:
-    """The names of the parameters (not the buffers) of a structure's program."""
-    return set(structure.program.exported.graph_signature.parameters)
+    """The names of the parameters (not the buffers) of a structure's program; tied ones once."""
+    program = structure.program
+    return set(program.exported.graph_signature.parameters) - set(program.tied)
 
 
 def _grouped_away(node: fx.Node, found: Cut) -> int:

@@ -135,12 +135,24 @@ def _new_bias(rewriter: Rewriter, old: fx.Node, value: Tensor, axis: int) -> Non
 def _cat(rewriter: Rewriter, old: fx.Node) -> None:
     arguments = bind(old)
     dim = arguments["dim"] % len(shape_of(old))
-    tensors = [t for t in arguments["tensors"] if 0 not in rewriter.found.size(t)]
+    tensors = _joined(rewriter, old, arguments["tensors"], dim)
     if len(tensors) == 1:
         rewriter.new[old].replace_all_uses_with(rewriter.new[tensors[0]])
         rewriter.new[old] = rewriter.new[tensors[0]]
     elif len(tensors) < len(arguments["tensors"]):
         rewriter.replace(old, aten.cat.default, ([rewriter.new[t] for t in tensors], dim))
+
+
+def _joined(rewriter: Rewriter, old: fx.Node, tensors: list[fx.Node], dim: int) -> list[fx.Node]:
+    """The operands of a concatenation of which something is left in it (an axis of one knows no units)."""
+    places = rewriter.kept(old).get(dim)
+    start, left = 0, []
+    for tensor in tensors:
+        end = start + shape_of(tensor)[dim]
+        if places is None or bool(((places >= start) & (places < end)).any()):
+            left.append(tensor)
+        start = end
+    return left
 
 
 def _stack(rewriter: Rewriter, old: fx.Node) -> None:
@@ -282,6 +294,11 @@ def _weights(rewriter: Rewriter, folded: Folded) -> dict[str, KeptAxes | None]:
         rewriter.weights[name] = _rescaled(rewriter, node, value, original)
         if kept:
             result[name] = kept
+    for alias, name in rewriter.program.tied.items():
+        rewriter.weights[alias] = rewriter.weights[name]
+        result.pop(alias, None)
+        if name in result:
+            result[alias] = result[name]
     return result
 
 
@@ -351,9 +368,9 @@ def _drop_unread(rewriter: Rewriter) -> None:
             rewriter.graph.erase_node(rewriter.new[old])
             gone.add(name)
     for old, name in rewriter.program.names().items():
-        if (
-            name.endswith("num_batches_tracked")
-            and name.removesuffix("num_batches_tracked") + "running_mean" in gone
+        counter = name.endswith("num_batches_tracked")
+        if rewriter.program.tied.get(name) in gone or (
+            counter and name.removesuffix("num_batches_tracked") + "running_mean" in gone
         ):
             rewriter.graph.erase_node(rewriter.new[old])
 
