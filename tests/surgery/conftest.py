@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import sslcli
@@ -72,9 +73,14 @@ def size_after(shape, axes):
 
 @torch.no_grad()
 def operations(net, inputs):
-    """Floating-point operations of a run, counted by torch."""
-    with FlopCounterMode(display=False) as counter:
-        net(*inputs)
+    """Floating-point operations of a run, counted by torch (which misses attention's fused kernels)."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            net(*inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     return counter.get_total_flops()
 
 
@@ -139,9 +145,12 @@ def prune_and_prove(net, example, folder, *, tolerance=1e-10, **choice):
             assert distance(result.model.eval()(*inputs), wanted) <= tolerance
             assert distance(reloaded(*inputs), wanted) <= tolerance
     kept = plain(result.plan.kept)
-    known = {name for name, _ in [*net.named_parameters(), *net.named_buffers()]}
+    known = {name for name, _ in net.named_parameters(remove_duplicate=False)}
+    known |= {name for name, _ in net.named_buffers(remove_duplicate=False)}
     assert set(kept) <= known
     planned = sum(size_after(p.shape, kept.get(name, {})) for name, p in net.named_parameters())
+    small = dict(result.model.named_parameters())
+    planned += sum(math.prod(shape) for name, shape in result.plan.added.items() if name in small)
     held = sum(p.numel() for p in result.model.parameters())
     assert result.report.params_before == sum(p.numel() for p in net.parameters())
     assert result.report.params_after == held == planned

@@ -854,3 +854,45 @@ def test_a_threshold_removes_small_groups_and_says_which(prove):
     assert prove.kept(result)["conv1.weight"][0] == [0, 2, 3, 5]
     assert sorted(result.plan.zeroed["conv1.weight"][0]) == [1, 4]
     assert prove.kept(prove(net, image(), threshold=0.0)) == {}
+
+
+class TiedUnread(nn.Module):
+    """Tied embeddings, and a layer that is never read."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.fc = nn.Embedding(11, 6), nn.Linear(6, 6)
+        self.out = nn.Linear(6, 11, bias=False)
+        self.out.weight = self.embed.weight
+        self.unread = nn.Linear(4, 4)
+
+    def forward(self, tokens):
+        return self.out(self.fc(self.embed(tokens)))
+
+
+def test_tied_weights_count_once_and_what_is_never_read_is_left_alone(prove):
+    net = prove.zero(
+        prove.randomised(TiedUnread()), ("fc.weight", 1, [2]), ("fc.weight", 0, [2]), ("fc.bias", 0, [2])
+    )
+    result = prove(net, (torch.randint(0, 11, (2, 5)),), threshold=0.0)
+    kept = prove.kept(result)
+    keep = without(6, 2)
+    assert kept.pop("out.weight", {1: keep}) == {1: keep}
+    assert kept == both({"embed.weight": {1: keep}}, rows("fc", keep), cols("fc", keep))
+    assert result.model.out.weight is result.model.embed.weight
+    fresh = sslcli.apply_plan(TiedUnread().double(), result.plan)
+    fresh.load_state_dict(result.model.state_dict())
+    tokens = torch.randint(0, 11, (3, 5))
+    assert prove.distance(fresh(tokens), net(tokens)) < 1e-12
+
+
+def test_an_operand_of_one_channel_that_goes_is_gone_from_its_concatenation(prove):
+    def forward(net, x):
+        y = net.conv1(x)
+        y = torch.cat([y[:, 3:].relu(), y[:, :3]], 1)
+        return net.fc(torch.cat([y[:, 1:].relu(), y[:, :1]], 1).flip(1).sigmoid().mean((2, 3)))
+
+    net = prove.net(forward, conv1=conv(3, 4), fc=nn.Linear(4, 2))
+    prove.zero(net, ("conv1.weight", 0, [2, 3]), ("conv1.bias", 0, [2, 3]))
+    result = prove(net, image(), threshold=0.0)
+    assert prove.kept(result)["conv1.weight"] == {0: [0, 1]}
