@@ -11,7 +11,7 @@ import numpy as np
 
 from sslcli.lowering.forms.packing import Packed, Restore, chunks, packed_form, sum_of
 from sslcli.lowering.forms.shift import pointwise
-from sslcli.lowering.forms.taps import live_box
+from sslcli.lowering.forms.taps import padded_box
 from sslcli.lowering.fragments import Builder, Fragment
 from sslcli.lowering.patterns import Indices
 from sslcli.lowering.sites import ConvSite
@@ -45,7 +45,7 @@ def row_shift(
 
 def _rows(builder: Builder, site: ConvSite, problem: Packed, extended: str) -> str:
     rows = builder.gather(extended, row_indices(site, problem.columns), axis=1)
-    box = live_box(site, problem.columns[:, 1:])
+    box = padded_box(site, problem.columns[:, 1:])
     (begin, end), first, size = box.pads[1], box.first[1], box.kernel[1]
     if (begin, end, size, site.strides[1]) != (0, 0, 1, 1):
         one_hot = np.zeros((len(problem.columns), 1, 1, size), np.float32)

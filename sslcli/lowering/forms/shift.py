@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from sslcli.lowering.forms.packing import Packed, Restore, chunks, packed_form, sum_of
-from sslcli.lowering.forms.taps import fits, live_box
+from sslcli.lowering.forms.taps import padded_box
 from sslcli.lowering.fragments import Builder, Fragment
 from sslcli.lowering.sites import ConvSite
 
@@ -44,9 +44,7 @@ def shift(
 
 def _columns(builder: Builder, site: ConvSite, problem: Packed) -> str:
     gathered = builder.gather(site.input, problem.columns[:, 0], axis=1)
-    box = live_box(site, problem.columns[:, 1:])
-    if not fits(site, box):
-        box = live_box(site, np.array([[0] * site.rank, [size - 1 for size in site.kernel]]))
+    box = padded_box(site, problem.columns[:, 1:])
     one_hot = np.zeros((len(problem.columns), 1, *box.kernel), np.float32)
     taps = problem.columns[:, 1:] - np.array(box.first)
     one_hot[(np.arange(len(taps)), 0, *taps.T)] = 1.0

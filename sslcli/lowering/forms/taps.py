@@ -44,6 +44,19 @@ def live_box(site: ConvSite, taps: Indices) -> Box:
     return Box(first, tuple(b - a + 1 for a, b in zip(first, last, strict=True)), pads)
 
 
+def padded_box(site: ConvSite, taps: Indices) -> Box:
+    """As ``live_box``, but no smaller than what leaves every padding at 0 or more: a crop costs a copy."""
+    begins = [begin // dilation for (begin, _), dilation in zip(site.pads, site.dilations, strict=True)]
+    ends = [
+        max(0, size - 1 - end // dilation)
+        for (_, end), size, dilation in zip(site.pads, site.kernel, site.dilations, strict=True)
+    ]
+    limits = np.minimum(np.array([begins, ends], np.int64), np.array(site.kernel) - 1)
+    first = np.minimum(taps.min(axis=0), limits[0])
+    last = np.maximum(taps.max(axis=0), limits[1])
+    return live_box(site, np.stack([first, last]))
+
+
 def fits(site: ConvSite, box: Box) -> bool:
     """Whether cropping by negative pads is exact and leaves an input to read: the sizes must be known."""
     if all(begin >= 0 and end >= 0 for begin, end in box.pads):
