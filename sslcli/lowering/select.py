@@ -183,7 +183,9 @@ def _measured(
     except (GraphError, InputError) as error:
         return replace(decision, note=error.what), None
     models, refused = _checked(piece, name, fragments)
-    key = question(region_key(piece), [*models, dtype], settings)
+    # The candidates' own structure is part of the question, so that a form that changed is timed anew.
+    asked = [f"{form}:{region_key(changed)}" for form, changed in models.items()]
+    key = question(region_key(piece), [*asked, dtype], settings)
     kept = recall(folder, key) if folder else None
     if len(models) == 1:
         return replace(decision, refused=refused, note="no lowering computes the same"), None
