@@ -105,6 +105,9 @@ def lower(
     base = clean(base)
     if choice == DENSE:
         return Lowered(base, (), None, 0.0)
+    fixed = _fixed_batch(base)
+    if fixed is not None:  # the only batch that it can run at
+        settings = replace(settings, batch_size=fixed)
     folder = cache_folder() if cache else None
     start, decisions = _fewer_channels(base, settings, dtype) if choice == "auto" else (base, [])
     lowered, used = start, {}
@@ -127,6 +130,13 @@ def lower(
         lowered, check.references_of(base), check.TOLERANCE["fp32"], "the lowered model"
     )
     return Lowered(lowered, tuple(decisions), speedup, errors.max_rel)
+
+
+def _fixed_batch(model: onnx.ModelProto) -> int | None:
+    """The batch size that the first input fixes; None where it is open."""
+    dims = [value.type.tensor_type.shape.dim for value in check.graph_inputs(model.graph)]
+    first = next((found[0] for found in dims if found), None)
+    return first.dim_value if first is not None and first.HasField("dim_value") else None
 
 
 def _fewer_channels(

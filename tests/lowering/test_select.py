@@ -228,3 +228,12 @@ def test_dead_channels_go_where_that_measured_faster(monkeypatch: pytest.MonkeyP
     channels = [(d.layer, d.op_type, d.chosen, d.live) for d in lowered.decisions if d.op_type == "channels"]
     assert channels == [("first", "channels", "drop-channels-1", 0.5)]
     assert check.worst_error(outputs(given), outputs(lowered.model)) < 1e-5
+
+
+@pytest.mark.usefixtures("few_forms")
+def test_a_model_of_fixed_batch_is_timed_at_that_batch() -> None:
+    given = chain()
+    for value in [*given.graph.input, *given.graph.output]:
+        value.type.tensor_type.shape.dim[0].dim_value = 3
+    lowered = lower(given, settings=SETTINGS, cache=False)
+    assert all(decision.timings for decision in lowered.decisions if decision.layer == "first")
