@@ -58,9 +58,9 @@ def find_groups(
 ) -> list[GroupSet]:
     """The groups of one structure.
 
-    ``filter``: all rows of weights that write one unit, so over every layer of a residual sum; ``channel``: all
-    columns that read it; ``shape``: a column (c, kh, kw) of one convolution, group by group, or of one linear
-    layer; ``filter2d``: one kernel (n, c); ``depth``: a residual branch, or each of its convolutions;
+    ``filter``: all rows of weights that write one unit, so over every layer of a residual sum; ``channel``:
+    all columns that read it; ``shape``: a column (c, kh, kw) of one convolution, group by group, or of one
+    linear layer; ``filter2d``: one kernel (n, c); ``depth``: a residual branch, or each of its convolutions;
     ``head``: queries, keys and values of one attention head; ``hidden``: a unit between linear layers.
     Units that must stay whole have no filter, channel, head or hidden group.
 
@@ -129,12 +129,13 @@ def _columns(structure: Structure, layers: Sequence[Reader]) -> list[Share]:
     for layer in layers:
         if layer.depthwise or layer.scale is not None:
             continue
-        units, shape, dims = _removable(structure, layer.columns), layer.shape, (1,)
+        units, shape = _removable(structure, layer.columns), layer.shape
+        dims: tuple[int, ...] = (1,)
         if layer.kind == "conv_transpose":
             dims = (0,)
         elif layer.groups > 1:
             shape = (layer.groups, shape[0] // layer.groups, shape[1], math.prod(shape[2:]))
-            units, dims = units.reshape(layer.groups, -1), (0, 2)  # type: ignore[assignment]
+            units, dims = units.reshape(layer.groups, -1), (0, 2)
         shares.setdefault(
             layer.name, Share(layer.layer, layer.kind == "linear", layer.name, shape, dims, units)
         )
@@ -163,8 +164,8 @@ def _coupled(kind: str, shares: Sequence[Share], *, linear_only: bool = False) -
     for unit, numbers in owners.items():
         combinations.setdefault(tuple(numbers), []).append(unit)
     sets = []
-    for numbers, units in sorted(combinations.items()):
-        parts = [shares[number] for number in numbers]
+    for combination, units in sorted(combinations.items()):
+        parts = [shares[number] for number in combination]
         if linear_only and not all(part.linear for part in parts):
             continue
         sets.append(_set_of(kind, parts, units))
@@ -197,7 +198,7 @@ def _local(
         if found is None or layer.scale is not None or layer.name in sets:
             continue
         shape, dims = found
-        count = math.prod(shape[axis] for axis in dims)
+        count = math.prod([shape[axis] for axis in dims])
         sizes = torch.full((count,), math.prod(shape) // count)
         sets[layer.name] = GroupSet(kind, layer.layer, count, sizes, (GroupView(layer.name, shape, dims),))
     return list(sets.values())

@@ -1,7 +1,8 @@
 """What kind of operation each ATen op is, and its arguments by name.
 
 ``KIND`` maps an op's name (without overload) to its kind; each pass of the engine (slots, known values,
-needs, rewriting, counting) has one function per kind. An op that is in no row is unknown: its operands stay whole.
+needs, rewriting, counting) has one function per kind. An op that is in no row is unknown: its operands stay
+whole.
 """
 
 from __future__ import annotations
@@ -19,20 +20,21 @@ _TABLE = {
         bitwise_and bitwise_not bitwise_or bitwise_xor ceil celu clamp clamp_max clamp_min clip clone
         contiguous copysign cos cosh deg2rad detach div divide dropout elu eq erf erfc exp exp2 expm1
         feature_dropout feature_alpha_dropout floor floor_divide fmod frac full_like ge gelu greater gt
-        hardshrink         hardsigmoid hardswish hardtanh hypot isfinite isinf isnan le leaky_relu lerp less lgamma log log10 log1p
-        log2         log_sigmoid logical_and logical_not logical_or logical_xor logit lt masked_fill maximum minimum
-        mish mul multiply nan_to_num ne neg negative ones_like positive pow rad2deg reciprocal relu relu6
-        remainder round rrelu rsqrt rsub selu sgn sigmoid sign signbit silu sin sinc sinh softplus softshrink
-        special_erf special_expit sqrt square sub subtract tan tanh threshold to _to_copy true_divide trunc
-        type_as where xlogy zeros_like float half double
+        hardshrink hardsigmoid hardswish hardtanh hypot isfinite isinf isnan le leaky_relu lerp less
+        lgamma log log10 log1p log2 log_sigmoid logical_and logical_not logical_or logical_xor logit lt
+        masked_fill maximum minimum mish mul multiply nan_to_num ne neg negative ones_like positive pow
+        rad2deg reciprocal relu relu6 remainder round rrelu rsqrt rsub selu sgn sigmoid sign signbit silu
+        sin sinc sinh softplus softshrink special_erf special_expit sqrt square sub subtract tan tanh
+        threshold to _to_copy true_divide trunc type_as where xlogy zeros_like float half double
     """,
     # the elements of the operand at other places: the op itself says where
     "shape": """
         adjoint channel_shuffle chunk diagonal expand expand_as flatten flip fliplr flipud index_select
-        matrix_H mH mT         moveaxis movedim narrow numpy_T permute pixel_shuffle pixel_unshuffle native_channel_shuffle
-        repeat repeat_interleave reshape reshape_as roll rot90 select slice split split_with_sizes squeeze
-        swapaxes swapdims t take_along_dim tensor_split tile transpose unbind unflatten unfold unsafe_chunk
-        unsafe_split unsafe_split_with_sizes unsqueeze view _unsafe_view view_as _reshape_alias T
+        matrix_H mH mT moveaxis movedim narrow numpy_T permute pixel_shuffle pixel_unshuffle
+        native_channel_shuffle repeat repeat_interleave reshape reshape_as roll rot90 select slice split
+        split_with_sizes squeeze swapaxes swapdims t take_along_dim tensor_split tile transpose unbind
+        unflatten unfold unsafe_chunk unsafe_split unsafe_split_with_sizes unsqueeze view _unsafe_view
+        view_as _reshape_alias T
     """,
     # tensors from nothing: zeros to concatenate or pad with
     "create": "zeros ones full new_zeros new_ones new_full",
@@ -141,3 +143,13 @@ def where(node: fx.Node) -> str:
     """An op and the layer it stands in, for reasons: 'softmax in encoder.attention'."""
     layer = layer_of(node)
     return f"{op_name(node)} in {layer}" if layer else op_name(node)
+
+
+def factors(node: fx.Node) -> tuple[Any, Any]:
+    """The two matrices that matmul, mm, bmm, addmm or baddbmm multiply."""
+    if kind_of(node) == "matmul":
+        return node.args[0], node.args[1]
+    arguments = bind(node)
+    if "mat1" in arguments:
+        return arguments["mat1"], arguments["mat2"]
+    return arguments["batch1"], arguments["batch2"]

@@ -1,4 +1,4 @@
-"""Readers and writers: the weights that convolutions and linear layers multiply by, with the units of their axes."""
+"""Readers: the weights that convolutions and linear layers multiply by, with the units of their axes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Reader:
 
 
 def readers(structure: Structure) -> list[Reader]:
-    """Every convolution and linear layer with a weight of its own, in order; one reused is listed once a use."""
+    """Every convolution and linear layer with a weight of its own, in order; one reused comes once a use."""
     names = structure.program.names()
     found = []
     for node in structure.nodes:
@@ -66,6 +66,7 @@ def readers(structure: Structure) -> list[Reader]:
         if weight not in names:
             continue
         channel = len(shape_of(node)) - 1 if kind == "linear" else 1
+        source = arguments["input"]
         found.append(
             Reader(
                 node=node,
@@ -75,16 +76,10 @@ def readers(structure: Structure) -> list[Reader]:
                 shape=shape_of(weight),
                 groups=int(arguments.get("groups", 1)),
                 rows=_vector(structure, node, channel),
-                columns=_vector(
-                    structure, arguments["input"], channel if kind == "conv" else _last(arguments, kind)
-                ),
+                columns=_vector(structure, source, len(shape_of(source)) - 1 if kind == "linear" else 1),
             )
         )
     return found
-
-
-def _last(arguments: dict[str, fx.Node], kind: str) -> int:
-    return 1 if kind == "conv_transpose" else len(shape_of(arguments["input"])) - 1
 
 
 def _vector(structure: Structure, node: fx.Node, axis: int) -> Tensor:

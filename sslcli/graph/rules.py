@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from sslcli.graph.contract import Link, Side, contract
 from sslcli.graph.facets import Facets, axis_array, combine, covers, mix, pin_axes, tidy, varying
-from sslcli.graph.ops import bind, is_tensor, op_name, shape_of, where
+from sslcli.graph.ops import bind, factors, is_tensor, op_name, shape_of, where
 from sslcli.graph.slots import Builder, Grouped
 
 Result = Facets | list[Facets] | None
@@ -345,9 +345,7 @@ def matmul(build: Builder, node: fx.Node) -> Result:
 def addmm(build: Builder, node: fx.Node) -> Result:
     """A product plus a bias that broadcasts."""
     arguments = bind(node)
-    second = arguments.get("mat2", arguments.get("batch2"))
-    first = arguments.get("mat1", arguments.get("batch1"))
-    product = _product(build, node, first, second)
+    product = _product(build, node, *factors(node))
     if product is None:
         return None
     bias, rank = arguments["self"], len(shape_of(node))

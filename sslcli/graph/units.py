@@ -44,7 +44,7 @@ class Units:
 
     def unite(self, a: Tensor, b: Tensor) -> None:
         """Unite ``a`` and ``b`` element by element; shapes broadcast."""
-        a, b = torch.broadcast_tensors(a, b)
+        a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
         pairs = torch.stack([a.reshape(-1), b.reshape(-1)])
         if pairs.shape[1] > 4096:
             pairs = torch.unique(pairs, dim=1)

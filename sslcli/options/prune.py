@@ -13,7 +13,7 @@ StructureName = Literal["filter", "channel", "shape", "filter2d", "depth", "head
 
 
 class PruneOptions(Options):
-    """What is removed: zero groups, groups under a threshold, or the least important ones down to a target."""
+    """What is removed: zero groups, groups under a threshold, or the least important ones to a target."""
 
     threshold: Annotated[float, Field(ge=0)] | None = Field(
         None,

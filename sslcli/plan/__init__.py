@@ -1,4 +1,4 @@
-"""Plans: what pruning kept of a network, as data, and how to bring another instance of its class to that shape."""
+"""Plans: what pruning kept of a network, as data, and bringing another instance to that shape."""
 
 from sslcli.plan.apply import apply_plan
 from sslcli.plan.plan import Plan

@@ -61,7 +61,8 @@ def _check(plan: Plan, tensors: dict[str, Tensor]) -> None:
         name for name, axes in plan.kept.items() if axes is None and not name.endswith("num_batches_tracked")
     ]
     if gone:
-        what = f"the plan removes whole layers ({gone[0]}{', ...' if len(gone) > 1 else ''}), which the class still calls"
+        more = ", ..." if len(gone) > 1 else ""
+        what = f"the plan removes whole layers ({gone[0]}{more}), which the class still calls"
         raise PlanError(what, "use the .pt2 instead, which needs no class")
 
 

@@ -124,7 +124,8 @@ def _nested(*values: Any) -> bool:
 
 def _composed_groups(earlier: Axes, later: Axes, shape: list[int]) -> list[list[int]]:
     """Columns of the groups that are left; which groups those are follows from the rows."""
-    first, second = earlier.get(1), later.get(1)
+    first: Any = earlier.get(1)
+    second: Any = later.get(1)
     rows = len(earlier[0]) if 0 in earlier else shape[0]
     if first is None:
         return [list(columns) for columns in second]

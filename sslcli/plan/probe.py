@@ -19,6 +19,7 @@ from sslcli.errors import PlanError
 
 _SHOWN = 64
 _TOLERANCE = 1e-3
+_LARGEST_INPUT = 1 << 28
 
 
 def make_probe(model: nn.Module, example: tuple[Any, ...]) -> dict[str, Any]:
@@ -50,9 +51,11 @@ def check_probe(model: nn.Module, probe: dict[str, Any]) -> None:
     if len(got) != len(expected):
         raise PlanError(f"the reshaped model has {len(got)} outputs, the plan {len(expected)}", hint)
     for entry, (norm, values) in zip(got, expected, strict=True):
-        error = math.dist(entry["values"], values) if len(entry["values"]) == len(values) else math.inf
+        distance = math.dist(entry["values"], values) if len(entry["values"]) == len(values) else math.inf
         scale = max(math.hypot(*values), 1e-12) if values else 1.0
-        if not (error <= _TOLERANCE * scale and abs(entry["norm"] - norm) <= _TOLERANCE * max(norm, 1e-12)):
+        if not (
+            distance <= _TOLERANCE * scale and abs(entry["norm"] - norm) <= _TOLERANCE * max(norm, 1e-12)
+        ):
             raise PlanError("the reshaped model computes something else than the pruned one", hint)
 
 
@@ -62,7 +65,9 @@ def _describe(x: Any) -> dict[str, Any]:
 
 
 def _made_input(entry: dict[str, Any]) -> Tensor:
-    dtype = getattr(torch, entry["dtype"])
+    dtype = getattr(torch, str(entry["dtype"]), None)
+    if not isinstance(dtype, torch.dtype) or math.prod(entry["shape"]) > _LARGEST_INPUT:
+        raise ValueError("an input of unknown kind or absurd size")
     noise = _noise("input", tuple(entry["shape"]))
     if dtype.is_floating_point:
         return (noise * 2).to(dtype)

@@ -1,7 +1,7 @@
 """Candidates: sets of units that can go together, the least that every constraint allows.
 
-A filter is a candidate by itself. Units in joint facets (attention heads and widths) go by hyperplanes, units of
-grouped convolutions one from every group, by rank; each set is grown until nothing that must stay together
+A filter is a candidate by itself. Units in joint facets (attention heads and widths) go by hyperplanes, units
+of grouped convolutions one from every group, by rank; each set is grown until nothing that must stay together
 is torn apart, and dropped if that reaches a unit that must stay.
 """
 
@@ -88,17 +88,26 @@ def candidates(
         keep: globs of layers that lose no filter.
     """
     growth = _Growth(structure, scores, _blocked(structure, layers, keep))
-    found: dict[bytes, Candidate] = {}
+    found = _alone(structure, layers, growth)
+    grown: dict[bytes, Candidate] = {}
     for seed in _seeds(structure, layers, growth):
         units = growth.grow(seed)
         if units is None:
             continue
-        units = torch.sort(units).values
         own = scores[units]
         own = own[~own.isnan()]
         if len(own):
-            found.setdefault(units.numpy().tobytes(), Candidate(units, float(own.mean())))
-    return sorted(found.values(), key=lambda candidate: candidate.score)
+            grown.setdefault(units.numpy().tobytes(), Candidate(units, float(own.mean())))
+    return sorted([*found, *grown.values()], key=lambda candidate: candidate.score)
+
+
+def _alone(structure: Structure, layers: Sequence[Reader], growth: _Growth) -> list[Candidate]:
+    """The filters that nothing else has to go with."""
+    empty = torch.zeros(0, dtype=torch.int64)
+    rows = torch.unique(torch.cat([empty, *(layer.rows[layer.rows >= 0] for layer in layers)]))
+    units = torch.unique(structure.units.find(rows)) if len(rows) else rows
+    units = units[~growth.blocked[units] & ~growth.touched[units] & ~growth.scores[units].isnan()]
+    return [Candidate(units[i : i + 1], float(growth.scores[units[i]])) for i in range(len(units))]
 
 
 def _blocked(structure: Structure, layers: Sequence[Reader], keep: Sequence[str]) -> Tensor:
@@ -124,8 +133,9 @@ def _seeds(structure: Structure, layers: Sequence[Reader], growth: _Growth) -> I
                 yield torch.unique(ranked[:, rank])
     for layer in layers:
         rows = torch.unique(structure.units.find(layer.rows[layer.rows >= 0]))
-        for unit in rows[~growth.joint[rows] & ~bundled[rows] & ~growth.blocked[rows]]:
-            yield unit.reshape(1)
+        free = growth.touched[rows] & ~growth.joint[rows] & ~bundled[rows] & ~growth.blocked[rows]
+        chosen = rows[free]
+        yield from (chosen[i : i + 1] for i in range(len(chosen)))
 
 
 class _Growth:
@@ -149,14 +159,23 @@ class _Growth:
             for number, arrays in enumerate(several):
                 for unit in torch.unique(torch.cat([array.reshape(-1) for array in arrays])).tolist():
                     self.touching.setdefault(unit, set()).add((kind, number))
+        self.touched = torch.zeros(structure.units.count, dtype=torch.bool)
+        self.touched[list(self.touching)] = True
+        self._chosen = torch.zeros(structure.units.count, dtype=torch.bool)
 
     def grow(self, seed: Tensor) -> Tensor | None:
         """The least closed set around ``seed``; None if it reaches a unit that must stay."""
-        chosen = torch.zeros(len(self.blocked), dtype=torch.bool)
+        if bool(self.blocked[seed].any()):
+            return None
+        chosen = self._chosen
         chosen[seed] = True
         members, queue = set(seed.tolist()), list(seed.tolist())
-        if not any(unit in self.touching for unit in queue):
-            return None if bool(self.blocked[seed].any()) else seed
+        try:
+            return self._closed(members, queue, chosen)
+        finally:
+            chosen[list(members)] = False
+
+    def _closed(self, members: set[int], queue: list[int], chosen: Tensor) -> Tensor | None:
         while queue:
             work = {key for unit in queue for key in self.touching.get(unit, ())}
             queue = []
@@ -216,7 +235,8 @@ def _hyperplanes(array: Tensor, chosen: Tensor) -> list[int]:
         options.append(touched.expand_as(hit))
     if bool((hit & ~complete).any()):
         cover = min(options, key=lambda option: int(option.sum()))
-        return torch.unique(array[cover & ~hit]).tolist()
+        missing: list[int] = torch.unique(array[cover & ~hit]).tolist()
+        return missing
     return []
 
 

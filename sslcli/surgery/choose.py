@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from sslcli.errors import TargetError
 from sslcli.graph.groups import matches
-from sslcli.graph.ops import bind, is_tensor, kind_of
+from sslcli.graph.ops import bind, factors, is_tensor, kind_of
 from sslcli.graph.readers import Reader, readers
 from sslcli.graph.slots import Structure
 from sslcli.surgery.candidates import Candidate, candidates, importance
@@ -219,7 +219,7 @@ def read_axes(structure: Structure) -> set[tuple[str, int]]:
         elif kind == "conv_transpose":
             operands = [(bind(node)["weight"], 0)]
         elif kind in ("matmul", "addmm"):
-            first, second = _factors(node, kind)
+            first, second = factors(node)
             operands = [(first, -1), (second, -2)]
         elif kind == "einsum":
             operands = _contracted(node)
@@ -227,13 +227,6 @@ def read_axes(structure: Structure) -> set[tuple[str, int]]:
             if is_tensor(operand):
                 found |= _traced(structure, names, operand, axis)
     return found
-
-
-def _factors(node: fx.Node, kind: str) -> tuple[fx.Node, fx.Node]:
-    if kind == "matmul":
-        return node.args[0], node.args[1]  # type: ignore[return-value]
-    arguments = bind(node)
-    return arguments.get("mat1", arguments.get("batch1")), arguments.get("mat2", arguments.get("batch2"))
 
 
 def _contracted(node: fx.Node) -> list[tuple[fx.Node, int]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from sslcli.graph.ops import bind, is_tensor, kind_of, shape_of
+from sslcli.graph.ops import bind, factors, is_tensor, kind_of, shape_of
 from sslcli.graph.slots import Structure
 from sslcli.surgery.known import Values
 from sslcli.surgery.need import Folding, Needs
@@ -212,7 +212,7 @@ class Remaining:
 
 def count(found: Cut | None, structure: Structure) -> Remaining:
     """Count a network as it is (``found`` None) or as a cut would leave it."""
-    macs, used = 0, set()
+    macs, used = 0, set[fx.Node]()
     batch = max(structure.program.batch_hint, 1)
     for node in structure.nodes:
         if node.op != "call_function" or not isinstance(node.meta.get("val"), torch.Tensor):
@@ -290,8 +290,7 @@ def macs_of(node: fx.Node, found: Cut | None) -> int:
         first = node.args[0]
         return math.prod(size(node)) * size(first)[-1] if is_tensor(first) else 0  # type: ignore[arg-type]
     if kind == "addmm":
-        arguments = bind(node)
-        return math.prod(size(node)) * size(arguments.get("mat1", arguments.get("batch1")))[-1]
+        return math.prod(size(node)) * size(factors(node)[0])[-1]
     if kind == "attention":
         arguments = bind(node)
         q, k, v = (size(arguments[name]) for name in ("query", "key", "value"))

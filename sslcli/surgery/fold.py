@@ -1,9 +1,9 @@
 """Constants of removed channels, taken up by the readers: into a bias where that is exact, else merged.
 
-1. A reader without zero padding sees a removed constant channel as the same number everywhere: it goes into the
-   bias, or into the running mean of the batch norm behind a reader without one, or into a new bias.
-2. Under zero padding the number is missing at the border, so all removed constants of a tensor are merged into
-   one constant channel that stays: its kernel becomes the sum of theirs, weighted by the constants.
+1. A reader without zero padding sees a removed constant channel as the same number everywhere: it goes into
+   the bias, or into the running mean of the batch norm behind a reader without one, or into a new bias.
+2. Under zero padding the number is missing at the border, so all removed constants of a tensor are merged
+   into one constant channel that stays: its kernel becomes the sum of theirs, weighted by the constants.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from sslcli.graph.facets import compress
-from sslcli.graph.ops import bind, is_tensor, kind_of, op_name, shape_of
+from sslcli.graph.ops import bind, factors, is_tensor, kind_of, op_name, shape_of
 from sslcli.graph.rules import reduced_axes
 from sslcli.graph.slots import Structure, run_op
 
@@ -147,7 +147,7 @@ def _zero_of_product(name: str, node: fx.Node, known: Mapping[fx.Node, Known | N
     factors = [node.args[0]] if name not in ("mul", "multiply") else list(node.args[:2])
     zero: Tensor | None = None
     for factor in factors:
-        k = known.get(factor) if isinstance(factor, fx.Node) else None  # type: ignore[arg-type]
+        k = known.get(factor) if isinstance(factor, fx.Node) else None
         if k is not None:
             zero = k.zero if zero is None else zero | k.zero
     return zero
@@ -340,9 +340,8 @@ def _linear(values: Values, node: fx.Node) -> Known | None:
     columns = weight.shape[1]
     unknown = (~x.mask).double().expand(*x.mask.shape[:-1], columns)
     mask = (unknown @ (weight != 0).double().T) == 0
-    value = (x.value * x.mask).expand(
-        *torch.broadcast_shapes(x.value.shape, x.mask.shape)[:-1], columns
-    ) @ weight.T
+    value = x.value * x.mask
+    value = value.expand(*value.shape[:-1], columns) @ weight.T
     bias = values.full(arguments["bias"]) if arguments["bias"] is not None else None
     value = value if bias is None else value + bias
     rank = len(shape_of(node))
@@ -424,9 +423,7 @@ def _unknown(node: fx.Node) -> Known:
 
 def _addmm(values: Values, node: fx.Node) -> Known | None:
     arguments = bind(node)
-    first = arguments.get("mat1", arguments.get("batch1"))
-    second = arguments.get("mat2", arguments.get("batch2"))
-    product, bias = _product(values, first, second), values.of(arguments["self"])
+    product, bias = _product(values, *factors(node)), values.of(arguments["self"])
     if product is None or bias is None:
         return None
     alpha, beta = float(arguments["alpha"]), float(arguments["beta"])

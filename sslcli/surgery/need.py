@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from sslcli.graph.facets import compress
-from sslcli.graph.ops import bind, is_tensor, kind_of, op_name, shape_of
+from sslcli.graph.ops import bind, factors, is_tensor, kind_of, op_name, shape_of
 from sslcli.graph.rules import reduced_axes
 from sslcli.graph.slots import run_op
 from sslcli.surgery.known import (
@@ -343,8 +343,7 @@ def _zeros(needs: Needs, node: fx.Node) -> Tensor:
 def _addmm(needs: Needs, node: fx.Node, wanted: Tensor) -> None:
     arguments = bind(node)
     needs.want(arguments["self"], _fit(wanted, arguments["self"]))
-    first = arguments.get("mat1", arguments.get("batch1"))
-    _product(needs, first, arguments.get("mat2", arguments.get("batch2")), wanted)
+    _product(needs, *factors(node), wanted)
 
 
 def _einsum(needs: Needs, node: fx.Node, wanted: Tensor) -> None:

@@ -86,9 +86,9 @@ def prune(
 ) -> PruneResult:
     """Remove groups from a network.
 
-    With ``threshold=0.0`` (the default without a target) only what is exactly zero goes, and the result computes
-    what the given model computes. Otherwise groups are chosen, set to zero, and then removed in the same way;
-    ``plan.zeroed`` and ``plan.zeroed_blocks`` name them.
+    With ``threshold=0.0`` (the default without a target) only what is exactly zero goes, and the result
+    computes what the given model computes. Otherwise groups are chosen, set to zero, and then removed in the
+    same way; ``plan.zeroed`` and ``plan.zeroed_blocks`` name them.
 
     Args:
         model: any module; it is left as it was.

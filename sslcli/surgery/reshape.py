@@ -62,7 +62,7 @@ class Rewriter:
 
 
 def _sizes(rewriter: Rewriter, old: fx.Node, sizes: Sequence[Any], offset: int = 0) -> list[Any]:
-    """The size arguments of a view for the kept part of its result (copies of symbolic ones where they hold)."""
+    """The size arguments of a view for the kept part of its result; symbolic ones where they hold."""
     kept = rewriter.kept(old)
     result: list[Any] = []
     for position, size in enumerate(sizes):
@@ -83,7 +83,7 @@ def _sizes(rewriter: Rewriter, old: fx.Node, sizes: Sequence[Any], offset: int =
 
 
 def view(rewriter: Rewriter, old: fx.Node) -> None:
-    """view and reshape: new sizes, -1 for one that carries the batch."""
+    """New sizes for view and reshape, -1 for one that carries the batch."""
     rewriter.new[old].update_arg(
         1, _sizes(rewriter, old, bind(old)["size" if "size" in bind(old) else "shape"])
     )

@@ -195,7 +195,7 @@ def _use_constant(rewriter: Rewriter, old: fx.Node, inputs: set[fx.Node], folded
             continue
         if node is None:
             node = _constant_node(rewriter, old, value, folded)
-        if other is not None or kind_of(user) == "elementwise" and _keeps_shape(found, user, old):
+        if other is not None or (kind_of(user) == "elementwise" and _keeps_shape(found, user, old)):
             rewriter.new[user].replace_input_with(rewriter.new[old], node)
         else:
             here = rewriter.new[user]
@@ -242,7 +242,7 @@ def _only_weights(node: fx.Node, inputs: set[fx.Node]) -> bool:
 
 
 def _constant_node(rewriter: Rewriter, old: fx.Node, value: Tensor, folded: Folded) -> fx.Node:
-    """A weight that holds a known value: the bias of the layer that made it where that fits, else a new buffer."""
+    """A weight with a known value: the bias of the layer that made it where that fits, else a new buffer."""
     dtype = old.meta["val"].dtype
     bias = (
         bind(old).get("bias") if kind_of(old) in ("conv", "conv_transpose", "linear", "batch_norm") else None

@@ -88,7 +88,7 @@ def agreement(
             ratio = float(difference.norm()) / max(scale, 1e-12)
             if not (ratio <= RELATIVE.get(want.dtype, 1e-4)) and not error <= 1e-12:
                 raise VerificationError(
-                    f"the pruned network's output differs from the masked original's by {ratio:.1e} (relative)",
+                    f"the pruned network differs from the masked original by {ratio:.1e} (relative)",
                     "nothing was written; please report the model",
                 )
             worst, relative = max(worst, error), max(relative, ratio)
