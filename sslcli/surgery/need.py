@@ -256,32 +256,45 @@ def _conv(needs: Needs, node: fx.Node, wanted: Tensor) -> None:
     arguments = bind(node)
     x, weight, groups = arguments["input"], arguments["weight"], int(arguments["groups"])
     matrix = needs.values.full(weight)
-    rows = wanted.transpose(0, 1).flatten(1).any(1).expand(shape_of(node)[1])
-    channels = shape_of(x)[1]
-    if matrix is None:
-        reads = torch.ones(channels, dtype=torch.bool)
-    else:
+
+    def read_by(array: Tensor) -> Tensor:
+        if matrix is None:
+            return torch.ones(shape_of(x)[1], dtype=torch.bool)
+        rows = array.transpose(0, 1).flatten(1).any(1).expand(shape_of(node)[1])
         live, _ = conv_matrices(matrix, groups, transposed=kind_of(node) == "conv_transpose")
-        reads = (rows.reshape(groups, 1, -1).double() @ live.double()).reshape(-1) > 0
+        return (rows.reshape(groups, 1, -1).double() @ live.double()).reshape(-1) > 0
+
     uniform = kind_of(node) == "conv" and not padded(node)
-    _end(needs, node, x, 1, reads, uniform)
+    _end(needs, node, x, 1, read_by(wanted), read_by(wanted | _known(needs, node)), uniform)
     needs.want_all(weight)
     if arguments["bias"] is not None:
         needs.want_all(arguments["bias"])
 
 
-def _end(needs: Needs, node: fx.Node, x: fx.Node, axis: int, reads: Tensor, uniform: bool) -> None:
-    """A weight reads the channels ``reads`` of x: alive, unless known; then zero, or to be folded."""
+def _end(
+    needs: Needs, node: fx.Node, x: fx.Node, axis: int, reads: Tensor, told: Tensor, uniform: bool
+) -> None:
+    """A weight reads the channels ``reads`` of x: alive, unless known; then zero, or to be folded.
+
+    ``told`` are the channels read for results that are known as well: they matter where they are constants,
+    since such a result stays when its unit does, and is then computed.
+    """
     size = [1] * len(shape_of(x))
     size[axis] = -1
     mask, number = channel_vectors(needs.values.of(x), axis, len(reads))
+    constant = told & mask & (number != 0)
+    reads = reads | constant
     needs.want(x, reads.reshape(size))
-    constant = reads & mask & (number != 0)
     unread = mask & (number == 0)
     if bool(constant.any()) and needs.fold and _own_weights(node):
         needs.foldings.append(Folding(node, x, axis, constant, number, uniform))
         unread = unread | constant
     needs.read(x, (reads & ~unread).reshape(size))
+
+
+def _known(needs: Needs, node: fx.Node) -> Tensor:
+    known = needs.values.of(node)
+    return torch.zeros((1,) * len(shape_of(node)), dtype=torch.bool) if known is None else known.mask
 
 
 def _own_weights(node: fx.Node) -> bool:
@@ -297,12 +310,14 @@ def _linear(needs: Needs, node: fx.Node, wanted: Tensor) -> None:
     matrix = needs.values.full(weight)
     rows, columns = shape_of(weight)
     size = shape_of(x)
-    if matrix is None:
-        reads = torch.ones(columns, dtype=torch.bool)
-    else:
-        per_row = wanted.expand(*wanted.shape[:-1], rows).reshape(-1, rows).any(0)
-        reads = (per_row.double() @ (matrix != 0).double()) > 0
-    _end(needs, node, x, len(size) - 1, reads, True)
+
+    def read_by(array: Tensor) -> Tensor:
+        if matrix is None:
+            return torch.ones(columns, dtype=torch.bool)
+        per_row = array.expand(*array.shape[:-1], rows).reshape(-1, rows).any(0)
+        return (per_row.double() @ (matrix != 0).double()) > 0
+
+    _end(needs, node, x, len(size) - 1, read_by(wanted), read_by(wanted | _known(needs, node)), True)
     needs.want_all(weight)
     if arguments["bias"] is not None:
         needs.want_all(arguments["bias"])

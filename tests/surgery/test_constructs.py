@@ -896,3 +896,19 @@ def test_an_operand_of_one_channel_that_goes_is_gone_from_its_concatenation(prov
     prove.zero(net, ("conv1.weight", 0, [2, 3]), ("conv1.bias", 0, [2, 3]))
     result = prove(net, image(), threshold=0.0)
     assert prove.kept(result)["conv1.weight"] == {0: [0, 1]}
+
+
+def test_constants_reach_results_that_are_known_but_stay(prove):
+    """Rows 0..2 of fc2 are constants made by dead units of fc1; they stay, as their channels are alive."""
+    net = prove.net(
+        squeeze_excite,
+        conv1=conv(3, 4), fc1=conv(4, 3, kernel=1, padding=0),
+        fc2=conv(3, 4, kernel=1, padding=0), conv2=conv(4, 2),
+    )  # fmt: skip
+    with torch.no_grad():
+        net.fc1.bias.copy_(torch.tensor([0.1, 0.3, 0.2]))
+    prove.zero(net, ("fc1.weight", 0, [1, 2]), ("fc2.weight",))
+    with torch.no_grad():
+        net.fc2.weight[[0, 1, 2, 3], [1, 2, 1, 0]] = 0.5
+    kept = prove.kept(prove(net, image(), threshold=0.0))
+    assert kept == both(rows("fc1", [0]), cols("fc2", [0]))
