@@ -8,7 +8,8 @@ import click
 import pytest
 import yaml
 
-from sslcli.cli.main import cli
+from sslcli.cli.main import INTERRUPTED, cli
+from sslcli.errors import SslcliError
 from sslcli.recipe import recipe_problems
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +93,13 @@ def test_the_table_of_commands_is_complete():
     text = README.read_text(encoding="utf-8")
     for name in cli.list_commands(click.Context(cli)):
         assert f"| `{name}" in text
+
+
+def test_the_table_of_exit_codes_is_complete():
+    table = README.read_text(encoding="utf-8").split("## Exit codes")[1].split("\n## ")[0]
+    listed = [int(code) for code in re.findall(r"^\| (\d+) \|", table, flags=re.MULTILINE)]
+    raised = {kind.exit_code for kind in (SslcliError, *SslcliError.__subclasses__())}
+    assert listed == sorted({0, INTERRUPTED} | raised)
 
 
 def test_make_targets_of_the_readme_exist():
