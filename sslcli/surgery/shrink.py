@@ -236,7 +236,7 @@ def _only_weights(node: fx.Node, inputs: set[fx.Node]) -> bool:
             stack.extend(
                 source
                 for source in current.all_input_nodes
-                if is_tensor(source) or op_name(source) == "getitem"
+                if isinstance(source.meta.get("val"), Tensor | tuple | list)
             )
     return True
 

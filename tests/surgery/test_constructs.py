@@ -912,3 +912,25 @@ def test_constants_reach_results_that_are_known_but_stay(prove):
         net.fc2.weight[[0, 1, 2, 3], [1, 2, 1, 0]] = 0.5
     kept = prove.kept(prove(net, image(), threshold=0.0))
     assert kept == both(rows("fc1", [0]), cols("fc2", [0]))
+
+
+def test_attention_whose_projection_is_zero_is_gone(prove):
+    net = prove.net(
+        lambda net, x: net.head(x + attention(net, x, fused=False)),
+        qkv=nn.Linear(8, 24), proj=nn.Linear(8, 8), head=nn.Linear(8, 2),
+    )  # fmt: skip
+    prove.zero(net, ("proj.weight",))
+    result = prove(net, image(2, 5, 8), threshold=0.0)
+    kept = prove.kept(result)
+    assert kept["qkv.weight"] is kept["qkv.bias"] is kept["proj.weight"] is None
+    assert not any("softmax" in str(node.target) for node in result.model.program().graph.nodes)
+
+
+def test_a_gated_branch_of_constants_adds_its_constant(prove):
+    net = prove.net(
+        lambda net, x: net.head(x + net.down((lambda a, b: F.silu(a) * b)(*net.up(x).chunk(2, -1)))),
+        up=nn.Linear(8, 12), down=nn.Linear(6, 8, bias=False), head=nn.Linear(8, 2),
+    )  # fmt: skip
+    prove.zero(net, ("up.weight",))
+    kept = prove.kept(prove(net, image(2, 5, 8), threshold=0.0))
+    assert kept["up.weight"] is kept["down.weight"] is None
