@@ -90,10 +90,17 @@ def candidates(
     growth = _Growth(structure, scores, _blocked(structure, layers, keep))
     found = _alone(structure, layers, growth)
     grown: dict[bytes, Candidate] = {}
-    for seed in _seeds(structure, layers, growth):
+    tried: set[bytes] = set()
+    covered = torch.zeros(structure.units.count, dtype=torch.int64)  # by the last family that grew over it
+    for family, seed in _seeds(structure, layers, growth):
+        key = seed.numpy().tobytes()
+        if key in tried or bool((covered[seed] == family).all()):
+            continue  # hyperplanes along one axis that grow into each other are one candidate
+        tried.add(key)
         units = growth.grow(seed)
         if units is None:
             continue
+        covered[units] = family
         own = scores[units]
         own = own[~own.isnan()]
         if len(own):
@@ -118,24 +125,28 @@ def _blocked(structure: Structure, layers: Sequence[Reader], keep: Sequence[str]
     return blocked
 
 
-def _seeds(structure: Structure, layers: Sequence[Reader], growth: _Growth) -> Iterator[Tensor]:
+def _seeds(structure: Structure, layers: Sequence[Reader], growth: _Growth) -> Iterator[tuple[int, Tensor]]:
+    """Sets to grow from, with the number of the family (one axis of one facet) that each is of."""
+    family = 0
     for array in structure.rigid:
         for axis in range(array.dim()):
+            family += 1
             for place in range(array.shape[axis]):
-                yield torch.unique(array.select(axis, place))
+                yield family, torch.unique(array.select(axis, place))
     bundled = torch.zeros(structure.units.count, dtype=torch.bool)
     for inputs, outputs in growth.grouped:
         for array in (inputs, outputs):
             bundled[array] = True
             order = growth.scores[array].nan_to_num(0.0).argsort(1)
             ranked = array.gather(1, order)
+            family += 1
             for rank in range(array.shape[1]):
-                yield torch.unique(ranked[:, rank])
+                yield family, torch.unique(ranked[:, rank])
     for layer in layers:
         rows = torch.unique(structure.units.find(layer.rows[layer.rows >= 0]))
         free = growth.touched[rows] & ~growth.joint[rows] & ~bundled[rows] & ~growth.blocked[rows]
-        chosen = rows[free]
-        yield from (chosen[i : i + 1] for i in range(len(chosen)))
+        chosen, family = rows[free], family + 1
+        yield from ((family, chosen[i : i + 1]) for i in range(len(chosen)))
 
 
 class _Growth:

@@ -57,9 +57,9 @@ class Budget:
         whole = self.left(parameters, gone)
         self.costs = {name: [] for name in whole}
         for number in range(len(self.sets)):
-            without = self._without_one(parameters, gone, number)
+            without, removed = self._without_some(parameters, gone, number)
             for name, value in whole.items():
-                self.costs[name].append(max(0.0, value - without[name]))
+                self.costs[name].append(max(0.0, value - without[name]) / removed)
 
     def burden(self, number: int, target: Mapping[str, float]) -> float:
         """What one group of a set costs, in shares of what has to go."""
@@ -73,10 +73,16 @@ class Budget:
         """Go on from a state."""
         self.costs, self._refreshed = dict(state["costs"]), state["refreshed"]
 
-    def _without_one(
+    def _without_some(
         self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], number: int
-    ) -> dict[str, float]:
+    ) -> tuple[dict[str, float], int]:
+        """What would be left without a quarter of a set's live groups, and how many those are.
+
+        One group alone may save nothing: under a padded convolution the first constant channel stays and
+        carries the constants of all that follow.
+        """
         live = torch.nonzero(~gone[number]).reshape(-1)
+        count = max(1, len(live) // 4)
         marked = [mask.clone() for mask in gone]
-        marked[number][live[:1]] = True
-        return self.left(parameters, marked)
+        marked[number][live[:count]] = True
+        return self.left(parameters, marked), count
