@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -138,8 +137,3 @@ def group_norms(found: GroupSet, weights: Mapping[str, Tensor]) -> Tensor:
             index = view.index.reshape(-1)
             total.index_add_(0, index[index >= 0], squares.reshape(-1)[index >= 0])
     return total.sqrt()
-
-
-def is_zero(array: Tensor) -> bool:
-    """Whether nothing is in a tensor."""
-    return math.prod(array.shape) == 0

@@ -6,7 +6,6 @@ change are not touched. A function returns the node that stands for the old one 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -302,26 +301,11 @@ def pad(rewriter: Rewriter, old: fx.Node) -> None:
         inner = rewriter.kept(x).get(axis, torch.arange(size))
         inside = places[(places >= 0) & (places < size)]
         if not torch.equal(inside, inner):
-            _pad_by_cat(rewriter, old, axis)
-            return
+            what = f"{where(old)}: a crop of axis {axis} cannot be cut"
+            raise GraphError(what, "keep that layer whole with --keep")
         changed[2 * pair] = int((places < 0).sum())
         changed[2 * pair + 1] = int((places >= size).sum())
     rewriter.new[old].update_arg(1, changed)
-
-
-def _pad_by_cat(rewriter: Rewriter, old: fx.Node, axis: int) -> None:
-    raise GraphError(
-        f"{where(old)}: a crop of axis {axis} cannot be cut", "keep that layer whole with --keep"
-    )
-
-
-def index_select(rewriter: Rewriter, old: fx.Node) -> None:
-    """A constant index, in terms of what is left."""
-    reindex(rewriter, old)
-
-
-def pixel_shuffle(rewriter: Rewriter, old: fx.Node) -> None:
-    """The factor holds as long as whole squares of channels go."""
 
 
 def create(rewriter: Rewriter, old: fx.Node) -> None:
@@ -349,7 +333,7 @@ REWRITES: dict[str, Callable[[Rewriter, fx.Node], None]] = {
     "slice": slice_,
     "narrow": slice_,
     "squeeze": squeeze,
-    "index_select": index_select,
+    "index_select": reindex,
     **dict.fromkeys(("roll", "channel_shuffle", "native_channel_shuffle"), reindex),
     **dict.fromkeys(
         ("adjoint", "flatten", "flip", "fliplr", "flipud", "matrix_H", "mH", "mT", "moveaxis", "movedim",
@@ -365,8 +349,3 @@ def changed(rewriter: Rewriter, old: fx.Node) -> bool:
     """Whether some axis of a node's operands or results loses elements."""
     nodes = [old, *old.all_input_nodes]
     return any(any(kept for kept in rewriter.found.kept.get(node, [])) for node in nodes)
-
-
-def product(sizes: Sequence[int]) -> int:
-    """The product of sizes."""
-    return math.prod(sizes)
