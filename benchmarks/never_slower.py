@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Is any layer of a lowered model slower than its dense form?
 
-Networks with random weights get zeros at random places: whole filters (``rows``), whole columns (c, kh, kw) of
-each group (``columns``), or both (``mixed``), at several shares. Each is lowered by measured selection, as
+Networks with random weights get zeros at random places: whole filters (``rows``), whole columns (c, kh, kw)
+of each group (``columns``), or both (``mixed``), at several shares. Each is lowered by measured selection, as
 ``sslcli export`` does, and every layer is cut out of the dense and of the lowered model with its real shapes
 and timed against itself, as ``sslcli bench`` does. A layer counts as slower if even the upper end of its
 speedup's 95 % interval lies below the floor; what does is measured once more, with three times the budget.
@@ -190,7 +190,7 @@ def zero_pattern(
 
 @torch.no_grad()
 def settle_norms(model: nn.Module, example: torch.Tensor, generator: torch.Generator) -> None:
-    """Random scales and shifts, and the statistics of a random batch, so that signals neither die nor grow."""
+    """Random scales and shifts, and a random batch's statistics, so that signals neither die nor grow."""
     norms = [module for module in model.modules() if isinstance(module, _NORMS)]
     for norm in norms:
         norm.momentum = 1.0
@@ -207,7 +207,8 @@ def speedup(models: Sequence[bytes], settings: RunSettings) -> tuple[float, floa
     """Median milliseconds of the first and the second model, and how much faster the second is."""
     first, second = time_models(models, replace(settings, rounds=_ROUNDS))
     ratio = paired_ratio(first.samples.ns, second.samples.ns, seed=settings.seed)
-    return (*(float(np.median(timing.samples.ns)) / 1e6 for timing in (first, second)), ratio)
+    first_ms, second_ms = (float(np.median(timing.samples.ns)) / 1e6 for timing in (first, second))
+    return first_ms, second_ms, ratio
 
 
 def _layered(

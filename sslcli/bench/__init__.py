@@ -10,7 +10,7 @@ import sys
 from types import ModuleType
 
 from sslcli.bench.comparison import compare
-from sslcli.bench.history import Change, compare_with_old
+from sslcli.bench.history import Change, compare_with_old, read_comparison, require_same_host
 from sslcli.bench.inputs import ModelSource, RunSettings
 from sslcli.bench.public import bench as _function
 from sslcli.bench.public import require_gate
@@ -35,7 +35,9 @@ __all__ = [
     "compare",
     "compare_with_old",
     "paired_ratio",
+    "read_comparison",
     "require_gate",
+    "require_same_host",
     "time_models",
     "time_subjects",
     "to_csv",

@@ -37,6 +37,7 @@ def compare(
     unstructured: bool = False,
     tf32: bool = True,
     input_shape: tuple[int, ...] | None = None,
+    labels: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Time ``base`` and ``others`` against each other.
@@ -54,6 +55,7 @@ def compare(
         unstructured: also time each convolution of the others' sparsity as CSR.
         tf32: whether CUDA may use TF32 in timed runs; the outputs are compared without it.
         input_shape: input without the batch axis, where the model leaves it open.
+        labels: how rows name the models, all different; default: their file names.
         progress: called with a line before each part.
 
     Raises:
@@ -63,7 +65,7 @@ def compare(
         UsageError: no layer matches ``layers``.
     """
     models = [base, *others]
-    labels = label_models(models)
+    labels = label_models(models) if labels is None else labels
     if unstructured:
         for provider in providers:
             require_torch_device(provider)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from sslcli.bench.host import hardware_differences
+from sslcli.bench.host import Host, hardware_differences
 from sslcli.bench.results import Comparison, Row
 from sslcli.bench.statistics import Ratio, unpaired_ratio
-from sslcli.errors import UsageError
+from sslcli.errors import InputError, UsageError
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,34 @@ class Change:
     old_ratio: Ratio | None
 
 
+def read_comparison(path: Path) -> Comparison:
+    """Read a comparison from a file that ``Comparison.to_json`` or ``sslcli bench --json`` wrote.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"the earlier bench {path} cannot be read ({error})", "name a file that bench --json wrote"
+        ) from error
+    try:
+        return Comparison.from_json(text)
+    except InputError as error:
+        raise InputError(f"{path}: {error.what}", error.hint) from error
+
+
+def require_same_host(now: Host, then: Host) -> None:
+    """Raise UsageError if two comparisons ran on different hardware."""
+    differing = hardware_differences(now, then)
+    if differing:
+        raise UsageError(
+            f"the earlier bench ran on another machine ({'; '.join(differing)})",
+            "measure it again here, or give --allow-host-mismatch",
+        )
+
+
 def compare_with_old(
     new: Comparison, old: Comparison, *, allow_host_mismatch: bool = False
 ) -> tuple[list[Change], list[str]]:
@@ -38,12 +67,8 @@ def compare_with_old(
     Raises:
         UsageError: they ran on different hardware and that was not allowed, or share no row.
     """
-    differing = hardware_differences(new.host, old.host)
-    if differing and not allow_host_mismatch:
-        raise UsageError(
-            f"the earlier bench ran on another machine ({'; '.join(differing)})",
-            "measure it again here, or give --allow-host-mismatch",
-        )
+    if not allow_host_mismatch:
+        require_same_host(new.host, old.host)
     then = {_key(row): row for row in old.rows}
     changes = [_change(row, then[_key(row)]) for row in new.rows if _key(row) in then]
     if not changes:
@@ -51,7 +76,7 @@ def compare_with_old(
             "the earlier bench has no row in common with this one",
             "use the same models' names, providers, threads and batch size",
         )
-    notes = [f"another machine: {difference}" for difference in differing]
+    notes = [f"another machine: {difference}" for difference in hardware_differences(new.host, old.host)]
     for name, version in new.host.versions.items():
         if old.host.versions.get(name) != version:
             notes.append(f"{name} was {old.host.versions.get(name)}, is {version}")

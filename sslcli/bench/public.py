@@ -20,6 +20,7 @@ def bench(
     *,
     seed: int = 0,
     input_shape: tuple[int, ...] | None = None,
+    labels: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Time ONNX models against a base, whole and layer by layer.
@@ -33,6 +34,7 @@ def bench(
         options: as on the command line.
         seed: seed of inputs, orders and resampling.
         input_shape: input without the batch axis, where the model leaves it open.
+        labels: how rows name the models, all different; default: their file names.
         progress: called with a line before each part.
 
     Raises:
@@ -59,6 +61,7 @@ def bench(
         unstructured=chosen.unstructured,
         tf32=chosen.tf32,
         input_shape=input_shape,
+        labels=labels,
         progress=progress,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,15 @@ def evaluate(request: Request, observers: Observers = ()) -> results.EvaluateRes
 def bench(request: Request, observers: Observers = ()) -> results.BenchResult:
     """Time the base against the others; models that are not ONNX are exported first, as they are."""
     from sslcli.bench.public import bench as time_models
+    from sslcli.pipeline.earlier import read_earlier, since
 
     chosen = request.settings.step
     for name in filter(None, (chosen.csv, chosen.markdown)):
         check_writable(Path(name))
-    sources = [chosen.baseline, request.source] if chosen.baseline else [request.source]
-    sources = list(dict.fromkeys([*sources, *request.others]))
+    old = read_earlier(chosen) if chosen.compare else None
+    has_base = chosen.baseline and chosen.baseline != request.source
+    sources = [*([chosen.baseline] if has_base else []), request.source, *request.others]
+    labels = unique_labels(sources)
     with tempfile.TemporaryDirectory(prefix="sslcli-") as folder:
         files = [_as_onnx(request, source, Path(folder) / str(i)) for i, source in enumerate(sources)]
         comparison = time_models(
@@ -75,16 +78,18 @@ def bench(request: Request, observers: Observers = ()) -> results.BenchResult:
             chosen,
             seed=request.settings.run.seed,
             input_shape=request.settings.model.input_shape,
+            labels=labels,
             progress=lambda text: _tell(observers, f"timing {text}"),
         )
-    names = dict(zip((model.label for model in comparison.models), map(label, sources), strict=True))
     _write_tables(chosen, comparison)
+    earlier, mismatch = since(comparison, old, chosen) if old else (None, None)
     return results.BenchResult(
-        rows=_whole_rows(comparison, names),
-        layers=_layer_rows(comparison, names),
-        models={label(source): source for source in sources},
+        rows=[_bench_row(row) for row in comparison.rows if row.layer is None],
+        layers=[_bench_row(row) for row in comparison.rows if row.layer is not None],
+        models=dict(zip(labels, sources, strict=True)),
         comparison=dataclasses.asdict(comparison),
-        failure=_gate(comparison, chosen.fail_under),
+        earlier=earlier,
+        failure=_gate(comparison, chosen.fail_under) or mismatch,
     )
 
 
@@ -93,9 +98,14 @@ def _tell(observers: Observers, text: str) -> None:
         observer(text)
 
 
-def label(source: str) -> str:
-    """A short name: the step's where a recipe made the file, else the file's."""
-    path = Path(source)
+def unique_labels(sources: Sequence[str]) -> list[str]:
+    """Short names: the step's where a recipe made the file, else the file's; whole where those repeat."""
+    names = [_label(Path(source)) for source in sources]
+    long = [source if names.count(name) > 1 else name for name, source in zip(names, sources, strict=True)]
+    return [f"{name} ({i})" if long.count(name) > 1 else name for i, name in enumerate(long)]
+
+
+def _label(path: Path) -> str:
     return path.parent.name if path.stem == "model" and path.parent.name else path.name
 
 
@@ -110,18 +120,10 @@ def _as_onnx(request: Request, source: str, stem: Path) -> Path:
     return path
 
 
-def _whole_rows(comparison: Any, names: Mapping[str, str]) -> list[results.BenchRow]:
-    return [_bench_row(row, names) for row in comparison.rows if row.layer is None]
-
-
-def _layer_rows(comparison: Any, names: Mapping[str, str]) -> list[results.BenchRow]:
-    return [_bench_row(row, names) for row in comparison.rows if row.layer is not None]
-
-
-def _bench_row(row: Any, names: Mapping[str, str]) -> results.BenchRow:
+def _bench_row(row: Any) -> results.BenchRow:
     ratio = row.ratio
     return results.BenchRow(
-        name=names[row.subject],
+        name=row.subject,
         layer=row.layer,
         provider=row.provider,
         kind=row.kind,

@@ -147,6 +147,43 @@ class BenchRow:
 
 
 @dataclass(frozen=True)
+class BenchChange:
+    """One row beside the same row of an earlier bench.
+
+    Attributes:
+        name: the step's or the file's.
+        layer: the layer, None for the whole model.
+        kind: ``onnx``, or ``csr`` for the same sparsity without structure.
+        old_ms: median then.
+        times_faster: than then, with its 95 % interval; the machine's own drift is in it.
+        speedup: over the base now; None for the base. It is free of that drift.
+        old_speedup: over the base then.
+    """
+
+    name: str
+    layer: str | None
+    provider: str
+    kind: str
+    median_ms: float
+    old_ms: float
+    times_faster: float
+    times_faster_low: float
+    times_faster_high: float
+    speedup: float | None
+    old_speedup: float | None
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What ``--compare`` found: the file, its rows beside the new ones, and what differs around them."""
+
+    path: str
+    created: str
+    changes: list[BenchChange]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
 class BenchResult:
     """``bench``: ``comparison`` is the bench package's own record, raw samples included.
 
@@ -154,12 +191,14 @@ class BenchResult:
         rows: whole models, the base first.
         layers: layer by layer.
         models: short name -> file.
+        earlier: the earlier bench of ``--compare`` and what changed since.
     """
 
     rows: list[BenchRow]
     layers: list[BenchRow]
     models: dict[str, str]
     comparison: dict[str, Any]
+    earlier: Earlier | None = None
     failure: SslcliError | None = None
 
 
