@@ -17,11 +17,13 @@ _HOMES = {
     "apply_plan": "sslcli.plan",
     "regularize": "sslcli.targeting",
     "train": "sslcli.targeting",
+    "Task": "sslcli.training.task",
     "export": "sslcli.lowering",
     "bench": "sslcli.bench",
 }
 
 __all__ = [
+    "Task",
     "__version__",
     "apply_plan",
     "bench",

@@ -5,6 +5,7 @@ SslcliError                 1  internal error
 ├── InputError              3  bad recipe, model or data
 │   ├── RecipeError
 │   ├── ModelError
+│   │   └── UnknownShapeError
 │   ├── DataError
 │   └── PlanError
 ├── GraphError              4  a graph that cannot be handled
@@ -62,6 +63,10 @@ class RecipeError(InputError):
 
 class ModelError(InputError):
     """A saved model that cannot be read, or is not what it was said to be."""
+
+
+class UnknownShapeError(ModelError):
+    """Nothing says what the model takes; data, where there is any, may tell."""
 
 
 class DataError(InputError):

@@ -10,6 +10,7 @@ CODES = {
     "InputError": 3,
     "RecipeError": 3,
     "ModelError": 3,
+    "UnknownShapeError": 3,
     "DataError": 3,
     "PlanError": 3,
     "GraphError": 4,

@@ -19,7 +19,7 @@ from sslcli.checkpoint.rebuild import check_recorded, may_rebuild, with_tensors
 from sslcli.checkpoint.record import InputSpec, Record
 from sslcli.checkpoint.sniff import sniff
 from sslcli.checkpoint.states import States, read_pickle, read_safetensors
-from sslcli.errors import ModelError, PlanError
+from sslcli.errors import ModelError, PlanError, UnknownShapeError
 from sslcli.graph.module import TracedModule
 from sslcli.graph.trace import trace
 
@@ -186,7 +186,7 @@ def _class(
 def _inputs(arch: str | None, shape: tuple[int, ...] | None, where: str) -> tuple[InputSpec, ...]:
     shape = shape or (models.input_shape(arch) if arch else None)
     if shape is None:
-        raise ModelError(
+        raise UnknownShapeError(
             f"the shape of the inputs of {where} is not known",
             "give it without the batch, as --input-shape 3,224,224",
         )

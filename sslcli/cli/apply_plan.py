@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from sslcli.cli.command import Common, plain_command
+from sslcli.cli.command import Common, note_sources, plain_command
+from sslcli.cli.depfile import files_of_model
 from sslcli.cli.flags import field_options, given, usage_error
 from sslcli.options.common import ModelOptions
 from sslcli.options.validation import OptionsError, parse
@@ -15,6 +16,7 @@ _GROUPS = {"model": ModelOptions}
 @plain_command(
     "apply-plan",
     output="required",
+    depfile=True,
     arguments=[
         click.Argument(["plan"], type=click.Path(path_type=Path)),
         *field_options(_GROUPS),
@@ -33,4 +35,7 @@ def command(plan: Path, common: Common, **options: object) -> object:
     except OptionsError as error:
         raise usage_error(error) from None
     assert common.output is not None  # the flag is required
-    return apply_plan(plan, model, common.output, force=common.force, dry_run=common.dry_run)
+    result = apply_plan(plan, model, common.output, force=common.force, dry_run=common.dry_run)
+    if not common.dry_run:
+        note_sources(common, [plan, *files_of_model(model)])
+    return result

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
+from sslcli.cli.depfile import files_of_request, user_modules, write_depfile
 from sslcli.cli.flags import Option, field_options, given, usage_error
-from sslcli.cli.show import show
+from sslcli.cli.show import is_first_process, show
 from sslcli.cli.terminal import Terminal
 from sslcli.files import check_writable
 from sslcli.options.common import Options
 from sslcli.options.steps import STEPS, groups, settings
 from sslcli.options.validation import OptionsError
+from sslcli.pipeline.presence import check_present
 from sslcli.pipeline.request import Request
 
 SECTIONS = ("Options", "Model", "Data", "Run", "Output", "Terminal")
@@ -30,10 +32,13 @@ class Common:
     force: bool
     json: str | None
     dry_run: bool
+    depfile: Path | None
     terminal: Terminal
 
 
 Job = Callable[[Request, Common], object]
+OUTPUT_HELP = "The file to write, whole or not at all."
+FORCE_HELP = "Replace an output that another command or another model made."
 
 
 class SectionedCommand(click.Command):
@@ -84,7 +89,13 @@ def step_command(
                 others=tuple(parameters.get("others", ())),
                 force=common.force,
             )
-            show(_planned(request) if common.dry_run else job(request, common), common.json, common.terminal)
+            check_present(request)
+            if common.dry_run:
+                show(_planned(request), common.json, common.terminal)
+                return
+            result = job(request, common)
+            note_sources(common, files_of_request(request))
+            show(result, common.json, common.terminal)
 
         arguments: list[click.Parameter] = [click.Argument(["model"], metavar="BASE" if others else "MODEL")]
         if others:
@@ -92,7 +103,7 @@ def step_command(
         return SectionedCommand(
             name,
             callback=functools.update_wrapper(callback, job),
-            params=[*arguments, *field_options(kinds, leave_out), *common_options(output)],
+            params=[*arguments, *field_options(kinds, leave_out), *common_options(output, depfile=True)],
             help=job.__doc__ or STEPS[name].summary,
             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
         )
@@ -100,15 +111,27 @@ def step_command(
     return decorate
 
 
+def note_sources(common: Common, sources: Iterable[Path], target: Path | None = None) -> None:
+    """Write the depfile, where one was asked for."""
+    target = target or common.output or (Path(common.json) if common.json else None)
+    if common.depfile is not None and target is not None and is_first_process():
+        write_depfile(common.depfile, target, [*sources, *user_modules()])
+
+
 def plain_command(
     name: str,
     *,
     output: Literal["required", "optional", "none"],
     arguments: list[click.Parameter] | None = None,
+    output_help: str = OUTPUT_HELP,
+    force_help: str = FORCE_HELP,
+    depfile: bool = False,
 ) -> Callable[[Callable[..., object]], click.Command]:
     """Make a command with options of its own and the common flags.
 
     The function is called with its parameters by name and ``common``; what it returns is shown.
+    ``output_help`` and ``force_help`` say what ``-o`` and ``--force`` are where they are not a model's;
+    a command with ``depfile`` calls ``note_sources`` itself.
     """
 
     def decorate(function: Callable[..., object]) -> click.Command:
@@ -121,7 +144,7 @@ def plain_command(
         return SectionedCommand(
             name,
             callback=functools.update_wrapper(callback, function),
-            params=[*(arguments or []), *common_options(output)],
+            params=[*(arguments or []), *common_options(output, output_help, force_help, depfile)],
             help=function.__doc__,
             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
         )
@@ -129,7 +152,12 @@ def plain_command(
     return decorate
 
 
-def common_options(output: Literal["required", "optional", "none"]) -> list[Option]:
+def common_options(
+    output: Literal["required", "optional", "none"],
+    output_help: str = OUTPUT_HELP,
+    force_help: str = FORCE_HELP,
+    depfile: bool = False,
+) -> list[Option]:
     """``-o --force --json --dry-run -v -q``."""
     options: list[tuple[str, Option]] = []
     if output != "none":
@@ -137,31 +165,51 @@ def common_options(output: Literal["required", "optional", "none"]) -> list[Opti
             ["-o", "--output"],
             required=output == "required",
             type=click.Path(path_type=Path),
-            help="The file to write, whole or not at all.",
+            help=output_help,
         )
         force = Option(
             ["--force"],
             is_flag=True,
             default=False,
-            help="Replace an output that another command or another model made.",
+            help=f"{force_help}  [default: no]",
         )
         options += [("Output", path), ("Output", force)]
     json = Option(
         ["--json"],
         metavar="FILE|-",
         default=None,
-        help="Write every number as JSON; - is stdout, alone there.",
+        help="Write every number as JSON; - is stdout, alone there.  [default: none]",
     )
-    dry_run = Option(["--dry-run"], is_flag=True, default=False, help="Say what would be done; do nothing.")
-    verbose = Option(["-v", "--verbose"], count=True, help="Say more; twice: with tracebacks.")
-    quiet = Option(["-q", "--quiet"], is_flag=True, default=False, help="Only results and errors.")
-    options += [("Output", json), ("Run", dry_run), ("Terminal", verbose), ("Terminal", quiet)]
+    dry_run = Option(
+        ["--dry-run"], is_flag=True, default=False, help="Say what would be done; do nothing.  [default: no]"
+    )
+    verbose = Option(["-v", "--verbose"], count=True, help="Say more; twice: with tracebacks.  [default: no]")
+    quiet = Option(
+        ["-q", "--quiet"], is_flag=True, default=False, help="Only results and errors.  [default: no]"
+    )
+    options += [
+        ("Output", json),
+        ("Run", dry_run),
+        ("Terminal", verbose),
+        ("Terminal", quiet),
+    ]
+    if depfile:
+        options.append(("Output", _depfile_option()))
     for section, option in options:
         option.section = section
     return [option for _, option in options]
 
 
-_COMMON_NAMES = {"output", "force", "json", "dry_run", "verbose", "quiet"}
+def _depfile_option() -> Option:
+    return Option(
+        ["--depfile"],
+        type=click.Path(path_type=Path),
+        help="Write the files that were read as a rule for make's include; its target is the output, or the "
+        "file of --json where there is none.  [default: none]",
+    )
+
+
+_COMMON_NAMES = {"output", "force", "json", "dry_run", "depfile", "verbose", "quiet"}
 
 
 def _common(ctx: click.Context, parameters: Mapping[str, Any]) -> Common:
@@ -169,11 +217,17 @@ def _common(ctx: click.Context, parameters: Mapping[str, Any]) -> Common:
     terminal.configure(-1 if parameters["quiet"] else parameters["verbose"])
     if parameters["json"] not in (None, "-"):
         check_writable(Path(parameters["json"]))
+    depfile, output = parameters.get("depfile"), parameters.get("output")
+    if depfile is not None:
+        if output is None and parameters["json"] in (None, "-"):
+            raise click.UsageError("--depfile needs a target; name a file with -o or --json", ctx)
+        check_writable(depfile)
     return Common(
-        output=parameters.get("output"),
+        output=output,
         force=bool(parameters.get("force")),
         json=parameters["json"],
         dry_run=parameters["dry_run"],
+        depfile=depfile,
         terminal=terminal,
     )
 

@@ -12,7 +12,11 @@ from sslcli.cli.flags import Option
     "doctor",
     output="none",
     arguments=[
-        Option(["--data-root"], envvar="SSLCLI_DATA_ROOT", help="Folder that holds the data sets' files."),
+        Option(
+            ["--data-root"],
+            envvar="SSLCLI_DATA_ROOT",
+            help="Folder that holds the data sets' files.  [default: the user's cache folder]",
+        ),
     ],
 )
 def command(data_root: str | None, common: Common) -> Any:

@@ -11,7 +11,9 @@ from sslcli.cli.flags import Option
 from sslcli.cli.terminal import Terminal
 from sslcli.errors import SslcliError
 
-_SET = Option(["--set", "overrides"], multiple=True, metavar="KEY=VALUE", help="As for run; repeats.")
+_SET = Option(
+    ["--set", "overrides"], multiple=True, metavar="KEY=VALUE", help="As for run; repeats.  [default: none]"
+)
 _FILE = click.Argument(["recipe"], type=click.Path(path_type=Path))
 
 
@@ -56,10 +58,12 @@ def schema() -> None:
 @plain_command(
     "init",
     output="optional",
+    output_help="The recipe to write.  [default: stdout]",
+    force_help="Replace a file that is there.",
     arguments=[
         click.Argument(["model"]),
         Option(["--data"], required=True, envvar="SSLCLI_DATA", help="Data set, as for `sslcli train`."),
-        Option(["--arch"], envvar="SSLCLI_ARCH", help="Architecture of a state dict."),
+        Option(["--arch"], envvar="SSLCLI_ARCH", help="Architecture of a state dict.  [default: none]"),
     ],
 )
 def init(model: str, data: str, arch: str | None, common: Common) -> None:

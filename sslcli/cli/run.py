@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from sslcli.cli.command import Common, plain_command
+from sslcli.cli.command import Common, note_sources, plain_command
 from sslcli.cli.flags import Option
 from sslcli.cli.progress import run_progress
 
@@ -14,23 +14,40 @@ _PARAMETERS: list[click.Parameter] = [
         ["--set", "overrides"],
         multiple=True,
         metavar="KEY=VALUE",
-        help="Change a value of the recipe: seed=1, data.batch_size=32, steps.sparse.epochs=5; repeats.",
+        help="Change a value of the recipe: seed=1, data.batch_size=32, steps.sparse.epochs=5; repeats.  "
+        "[default: none]",
     ),
-    Option(["--seed"], type=int, envvar="SSLCLI_SEED", help="Short for --set seed=N."),
+    Option(
+        ["--seed"], type=int, envvar="SSLCLI_SEED", help="Short for --set seed=N.  [default: the recipe's]"
+    ),
     Option(
         ["-b", "--batch-size"],
         type=int,
         envvar="SSLCLI_BATCH_SIZE",
-        help="Short for --set data.batch_size=N.",
+        help="Samples per step; short for --set data.batch_size=N.  [default: the recipe's]",
     ),
-    Option(["--device"], envvar="SSLCLI_DEVICE", help="Device of the steps that name none."),
     Option(
-        ["--threads"], type=int, envvar="SSLCLI_THREADS", help="Threads of the steps that name no number."
+        ["--device"],
+        envvar="SSLCLI_DEVICE",
+        help="Device of the steps that name none: cpu, cuda, cuda:N or auto.  [default: auto]",
+    ),
+    Option(
+        ["--threads"],
+        type=int,
+        envvar="SSLCLI_THREADS",
+        help="Threads of the steps that name no number.  [default: what the libraries choose]",
     ),
 ]
 
 
-@plain_command("run", output="optional", arguments=_PARAMETERS)
+@plain_command(
+    "run",
+    output="optional",
+    arguments=_PARAMETERS,
+    output_help="Folder of the run's outputs, one folder a step in it.  [default: runs/NAME]",
+    force_help="Run every step, also those that have not changed.",
+    depfile=True,
+)
 def command(
     recipe: Path,
     overrides: tuple[str, ...],
@@ -43,8 +60,9 @@ def command(
     """Run RECIPE: its steps in turn, each in its own folder under runs/NAME.
 
     A step whose inputs, options and code have not changed is not run again; a run that was stopped
-    continues where it was. -o names another folder than runs/NAME; --force runs every step.
+    continues where it was. NAME is the recipe's file name without its ending.
     """
+    from sslcli.cli.depfile import files_of_recipe
     from sslcli.pipeline.chain import plan_run, run
     from sslcli.recipe import load_recipe
 
@@ -57,4 +75,6 @@ def command(
     if common.dry_run:
         return plan_run(loaded, folder, force=common.force)
     with run_progress(common.terminal) as observers:
-        return run(loaded, folder, observers, force=common.force)
+        result = run(loaded, folder, observers, force=common.force)
+    note_sources(common, files_of_recipe(loaded), target=folder / "run.json")
+    return result

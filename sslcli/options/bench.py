@@ -38,12 +38,16 @@ class BenchOptions(Options):
         True, description="Let CUDA round float32 factors to TF32 in timed runs, as ONNX Runtime does."
     )
     fail_under: PositiveFloat | None = Field(
-        None, description="Exit 7 if a model's whole speedup over the base lies below, interval included."
+        None,
+        description="Exit 7 if a speedup over the base, as 1.5 for 1.5 times, lies below with its whole "
+        "interval; default: no gate.",
     )
-    compare: str | None = Field(None, description="JSON of an earlier bench that the times are set against.")
+    compare: str | None = Field(
+        None, description="JSON of an earlier bench that the times are set against; default: none."
+    )
     allow_host_mismatch: bool = Field(False, description="Let --compare take a file from another machine.")
-    csv: str | None = Field(None, description="File for all rows as CSV.")
-    markdown: str | None = Field(None, description="File for the tables as Markdown.")
+    csv: str | None = Field(None, description="File for all rows as CSV; default: none.")
+    markdown: str | None = Field(None, description="File for the tables as Markdown; default: none.")
 
     @field_validator("layers")
     @classmethod

@@ -43,15 +43,16 @@ class ModelOptions(Options):
     arch: str | None = Field(
         None,
         description="Architecture: a built-in name, torchvision:NAME, timm:NAME, "
-        "module:factory or file.py:factory.",
+        "module:factory or file.py:factory; default: what the file says.",
     )
     arch_arg: dict[str, object] = Field(
-        default_factory=dict, description="Argument of the architecture as NAME=VALUE; repeats."
+        default_factory=dict,
+        description="Argument of the architecture as NAME=VALUE; repeats; default: none.",
     )
     input_shape: tuple[Positive, ...] | None = Field(
         None,
         description="Shape of one input without the batch axis, such as 3,224,224, "
-        "where no example can be inferred.",
+        "where nothing tells it; default: what the file, the architecture or the data says.",
     )
     trust_pickle: bool = Field(
         False, description="Load a pickled module although unpickling runs code from the file."
@@ -64,16 +65,22 @@ class DataOptions(Options):
     data: str | None = Field(
         None,
         description="Data set: mnist, fashion-mnist, cifar10, mnist-5k, imagefolder:DIR, "
-        "module:factory or file.py:factory.",
+        "module:factory or file.py:factory; default: the one that the model's record names.",
     )
-    data_root: str | None = Field(None, description="Folder that holds the data sets' files.")
+    data_root: str | None = Field(
+        None, description="Folder that holds the data sets' files; default: the user's cache folder."
+    )
     mean: tuple[float, ...] | None = Field(
-        None, description="Mean per channel that is subtracted from inputs in 0..1."
+        None,
+        description="Mean per channel that is subtracted from inputs in 0..1; default: the record's, "
+        "else the data's.",
     )
     std: tuple[float, ...] | None = Field(
-        None, description="Standard deviation per channel that inputs are divided by."
+        None, description="Standard deviation per channel that inputs are divided by; default: as for mean."
     )
-    normalize_from: str | None = Field(None, description="Saved model whose recorded normalisation is used.")
+    normalize_from: str | None = Field(
+        None, description="Saved model whose recorded normalisation is used; default: the model's own."
+    )
     batch_size: Positive = Field(64, description="Samples per step over all processes.")
     augment: bool | None = Field(
         None, description="Augment training samples; default: what is usual for the data set."
@@ -88,6 +95,15 @@ class RunOptions(Options):
     device: str = Field("auto", description="cpu, cuda, cuda:N or auto.")
     threads: Positive | None = Field(
         None, description="Threads of the process; default: what the library chooses."
+    )
+
+
+def task_field() -> Any:
+    """The option ``task``, which stands in several steps' options."""
+    return Field(
+        None,
+        description="What is learned, as file.py:factory or module:factory that returns a sslcli.Task; "
+        "default: classification.",
     )
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sslcli.options.common import Options
+from sslcli.options.common import Options, task_field
 
 
 class InspectOptions(Options):
@@ -19,3 +19,4 @@ class EvaluateOptions(Options):
     """What evaluate measures."""
 
     split: Literal["test", "validation", "train"] = Field("test", description="Which part of the data.")
+    task: str | None = task_field()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sslcli.options.common import Options, Positive
+from sslcli.options.common import Options, Positive, task_field
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 StructureName = Literal["filter", "channel", "shape", "filter2d", "depth", "head", "hidden"]
@@ -26,16 +26,19 @@ class PruneOptions(Options):
     )
     target: dict[Literal["macs", "params"], Fraction] = Field(
         default_factory=dict,
-        description="What may be left, as a fraction of the original, such as macs=0.5; repeats.",
+        description="What may be left, as a fraction of the original, such as macs=0.5; repeats; "
+        "default: no target.",
     )
     importance: Literal["magnitude", "taylor"] = Field(
         "magnitude",
         description="How a target chooses: norms of weights, or first-order loss changes (needs data).",
     )
-    keep: tuple[str, ...] = Field((), description="Glob of layers that lose no filter; repeats.")
+    keep: tuple[str, ...] = Field(
+        (), description="Glob of layers that lose no filter; repeats; default: none."
+    )
     limit: dict[str, Fraction] = Field(
         default_factory=dict,
-        description="GLOB=FRACTION: at most this fraction of a layer's filters goes; repeats.",
+        description="GLOB=FRACTION: at most this fraction of a layer's filters goes; repeats; default: 1.",
     )
     min_width: Positive = Field(1, description="Filters that every layer keeps at least, for a target.")
     align: Positive = Field(1, description="Round the filters that are left up to a multiple, for a target.")
@@ -43,3 +46,4 @@ class PruneOptions(Options):
     recalibrate: Annotated[int, Field(ge=0)] = Field(
         0, description="Batches of training data that the batch norms' statistics are computed anew from."
     )
+    task: str | None = task_field()

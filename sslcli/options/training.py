@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sslcli.options.common import Options, Positive
+from sslcli.options.common import Options, Positive, task_field
 
 StructureName = Literal["filter", "channel", "shape", "filter2d", "depth", "head", "hidden"]
 TargetName = Literal["macs", "params", "latency"]
@@ -20,8 +20,10 @@ class TrainOptions(Options):
     """How a model is trained."""
 
     epochs: Positive = Field(10, description="Passes over the training data.")
-    max_steps: Positive | None = Field(None, description="Stop after this many optimiser steps.")
-    lr: PositiveFloat = Field(0.01, description="Learning rate at its highest.")
+    max_steps: Positive | None = Field(
+        None, description="Stop after this many optimiser steps; default: after the last epoch."
+    )
+    lr: PositiveFloat = Field(0.01, description="Learning rate at its highest, per step.")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="Optimiser.")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="Momentum of SGD.")
     nesterov: bool = Field(False, description="Nesterov's form of momentum.")
@@ -30,16 +32,18 @@ class TrainOptions(Options):
         "cosine", description="Course of the learning rate."
     )
     milestones: tuple[PositiveFloat, ...] = Field(
-        (), description="Epochs at which schedule step multiplies by gamma; none: at 1/2 and 3/4 of the run."
+        (), description="Epochs at which schedule step multiplies by gamma; default: 1/2 and 3/4 of the run."
     )
     gamma: PositiveFloat = Field(0.1, description="Factor of the learning rate at each milestone.")
     warmup: NonNegative = Field(0.0, description="Epochs of linear rise to the learning rate.")
-    clip_norm: PositiveFloat | None = Field(None, description="Clip the gradient to this l2 norm.")
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Label smoothing.")
-    task: str | None = Field(
-        None, description="file.py:factory or module:factory of a task; none: classification."
+    clip_norm: PositiveFloat | None = Field(
+        None, description="Clip the gradient to this l2 norm; default: not at all."
     )
-    teacher: str | None = Field(None, description="Saved model whose outputs are distilled into this one.")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Label smoothing.")
+    task: str | None = task_field()
+    teacher: str | None = Field(
+        None, description="Saved model whose outputs are distilled into this one; default: none."
+    )
     teacher_weight: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5, description="Share of the teacher in the loss; the labels have the rest."
     )
@@ -61,7 +65,9 @@ class TrainOptions(Options):
         description="Continue a run that was stopped: if there is one, never, or fail if there is none.",
     )
     save_every_s: NonNegative = Field(60.0, description="Seconds between saves of the run's state.")
-    save_every_steps: Positive | None = Field(None, description="Steps between saves of the run's state.")
+    save_every_steps: Positive | None = Field(
+        None, description="Steps between saves of the run's state; default: only by the clock."
+    )
     deterministic: bool = Field(False, description="Only deterministic algorithms on CUDA too; slower.")
 
     @field_validator("amp", mode="before")
@@ -92,7 +98,8 @@ class RegularizeOptions(TrainOptions):
 
     structures: tuple[StructureOptions, ...] = Field(
         (),
-        description="Structures with strengths, NAME=STRENGTH[@GLOB]; of several that match, the last holds.",
+        description="Structures with strengths, NAME=STRENGTH[@GLOB]; repeats; of several that match, the "
+        "last holds; default: none, with a target filter.",
     )
     solver: Literal["prox", "subgradient"] = Field(
         "prox", description="prox: exact zeros by block soft-thresholding; subgradient: as the paper."
@@ -108,24 +115,26 @@ class RegularizeOptions(TrainOptions):
         1.0, description="Schedule ramp: epochs over which strengths rise from 0."
     )
     strength_milestones: tuple[PositiveFloat, ...] = Field(
-        (), description="Schedule staged: epochs at which the next factor holds."
+        (), description="Schedule staged: epochs at which the next factor holds; default: none."
     )
     strength_factors: tuple[NonNegative, ...] = Field(
         (1.0,), description="Schedule staged: factors of the strengths, one more than milestones."
     )
     target: dict[TargetName, Fraction] = Field(
         default_factory=dict,
-        description="What may be left, as fractions of the original; finds the strengths.",
+        description="What may be left, as fractions of the original, such as macs=0.5; repeats; finds the "
+        "strengths; default: no target.",
     )
     max_drop: NonNegative | None = Field(
-        None, description="Points of the metric that may be lost; one point is 0.01 of accuracy."
+        None,
+        description="Points of the metric that may be lost; a point is 0.01 of accuracy; default: no limit.",
     )
     finetune_epochs: Annotated[int, Field(ge=0)] = Field(
         0,
         description="Epochs after these without penalty, zero groups frozen; 0 with a target: half as many.",
     )
     finetune_lr: PositiveFloat | None = Field(
-        None, description="Learning rate of the fine-tuning; none: the same."
+        None, description="Learning rate of the fine-tuning; default: the same."
     )
     depth_unit: Literal["block", "conv"] = Field(
         "block", description="What a depth group is: a residual branch, or each convolution as in the paper."

@@ -19,6 +19,7 @@ from sslcli.options.steps import STEPS, Settings
 from sslcli.pipeline import cache, jobs
 from sslcli.pipeline.events import SILENT, Observers, StepEvent
 from sslcli.pipeline.globs import check_globs
+from sslcli.pipeline.presence import check_model, missing
 from sslcli.pipeline.request import Request
 from sslcli.pipeline.results import RunResult, StepOutcome
 from sslcli.pipeline.summary import model_rows
@@ -45,6 +46,7 @@ def run(recipe: Recipe, folder: Path, observers: Observers = SILENT, *, force: b
         OutputError: another run works in ``folder``.
     """
     started = time.monotonic()
+    _check_present(recipe)
     make_folder(folder)
     with lock_output(folder / "run"):
         if force or any(step.state != "cached" for step in plan_run(recipe, folder).steps):
@@ -83,6 +85,20 @@ def plan_run(recipe: Recipe, folder: Path, *, force: bool = False) -> RunResult:
         state = "cached" if record else "to run"
         outcomes.append(_outcome(step, state, 0.0, place, reason=reason))
     return RunResult(str(recipe.file), str(folder), True, 0.0, outcomes)
+
+
+def _check_present(recipe: Recipe) -> None:
+    """Files that steps name, but for those that earlier steps make."""
+    ids = {step.id for step in recipe.steps}
+    for step in recipe.steps:
+        try:
+            if not step.needs:
+                check_model(recipe.source)
+            for error in missing(step.settings):
+                if error.culprit not in ids:
+                    raise error
+        except SslcliError as error:
+            raise _located(recipe, step, error) from error
 
 
 def _reported(result: RunResult, folder: Path) -> RunResult:

@@ -26,7 +26,7 @@ def check_globs(recipe: Recipe) -> None:
     from sslcli.graph.slots import analyse
     from sslcli.graph.trace import trace
 
-    loaded = load_model(recipe.source, recipe.model, recipe.seed)
+    loaded = load_model(recipe.source, recipe.model, recipe.seed, recipe.data)
     structure = analyse(trace(loaded.model, loaded.example))
     for step, kind, glob in asked:
         if not find_groups(structure, kind, glob):

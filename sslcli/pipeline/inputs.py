@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sslcli.errors import DataError, DeviceError, UsageError
+from sslcli.errors import DataError, DeviceError, UnknownShapeError, UsageError
 from sslcli.options.common import DataOptions, ModelOptions, RunOptions
 from sslcli.pipeline.request import Request
 
@@ -26,15 +26,37 @@ def is_onnx(source: str) -> bool:
     return source.endswith(".onnx")
 
 
-def load_model(source: str, options: ModelOptions, seed: int) -> Checkpoint:
+def load_model(source: str, options: ModelOptions, seed: int, data: DataOptions | None = None) -> Checkpoint:
     """Load a saved model with the options of the command line.
+
+    Args:
+        source: as named on the command line.
+        options: how it is read.
+        seed: of a fresh model.
+        data: what tells the shape of its inputs where neither file nor architecture does.
 
     Raises:
         ModelError: the file is missing, damaged or not what it is said to be.
     """
+    try:
+        return _load(source, options, seed)
+    except UnknownShapeError:
+        shape = None if data is None else _shape_of_samples(data, seed)
+        if not shape:
+            raise
+        return _load(source, options.model_copy(update={"input_shape": shape}), seed)
+
+
+def warn_of(loaded: Checkpoint, source: str) -> None:
+    """Say what a model has lost on its way through a file; it matters to those who train it on."""
+    for note in loaded.notes:
+        logging.getLogger(__name__).warning("%s: %s", source, note)
+
+
+def _load(source: str, options: ModelOptions, seed: int) -> Checkpoint:
     from sslcli import checkpoint
 
-    loaded = checkpoint.load(
+    return checkpoint.load(
         source,
         arch=options.arch,
         arch_args=options.arch_arg,
@@ -42,9 +64,12 @@ def load_model(source: str, options: ModelOptions, seed: int) -> Checkpoint:
         trust_pickle=options.trust_pickle,
         seed=seed,
     )
-    for note in loaded.notes:
-        logging.getLogger(__name__).warning("%s: %s", source, note)
-    return loaded
+
+
+def _shape_of_samples(options: DataOptions, seed: int) -> tuple[int, ...] | None:
+    from sslcli.checkpoint import Record
+
+    return None if options.data is None else load_data(options, Record(), seed, None).input_shape
 
 
 def code_arch(options: ModelOptions) -> str | None:

@@ -25,6 +25,7 @@ from sslcli.pipeline.inputs import (
 )
 from sslcli.pipeline.model_jobs import export, inspect, onnx_record, prune
 from sslcli.pipeline.request import Request
+from sslcli.pipeline.tasks import load_task
 from sslcli.pipeline.training_jobs import regularize, train
 
 Observers = Sequence[Callable[[Any], None]]
@@ -42,12 +43,13 @@ def evaluate(request: Request, observers: Observers = ()) -> results.EvaluateRes
         model: Any = OnnxModule(Path(request.source), chosen.run.threads)
         record, shape = onnx_record(Path(request.source)), model.input_shape
     else:
-        loaded = load_model(request.source, chosen.model, chosen.run.seed)
+        loaded = load_model(request.source, chosen.model, chosen.run.seed, chosen.data)
         model, record, shape = loaded.model.to(device), loaded.record, input_shape_of(loaded)
     source = load_data(chosen.data, record, chosen.run.seed, shape)
     split = source.split(chosen.step.split)
     with threads(chosen.run.threads):
-        metrics = measure(model, None, split, batch_size=max(256, chosen.data.batch_size))
+    task = load_task(chosen.step.task)
+        metrics = measure(model, task, split, batch_size=max(256, chosen.data.batch_size))
     return results.EvaluateResult(
         source=request.source,
         data=source.name,
@@ -114,7 +116,8 @@ def _as_onnx(request: Request, source: str, stem: Path) -> Path:
         return Path(source)
     from sslcli.lowering import export_onnx
 
-    loaded = load_model(source, request.settings.model, request.settings.run.seed)
+    chosen = request.settings
+    loaded = load_model(source, chosen.model, chosen.run.seed, chosen.data)
     path = stem.with_suffix(".onnx")
     export_onnx(loaded.model, loaded.example, path)
     return path

@@ -16,6 +16,7 @@ from sslcli.pipeline import inputs, results
 from sslcli.pipeline.outputs import check_output, planned
 from sslcli.pipeline.request import Request
 from sslcli.pipeline.shape import as_row, shape_of_model
+from sslcli.pipeline.tasks import load_task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,7 +36,7 @@ def prune(request: Request, observers: Observers = ()) -> results.PruneResult:
 
     output, chosen = check_output(request), request.settings
     with lock_output(output), inputs.threads(chosen.run.threads):
-        loaded = inputs.load_model(request.source, chosen.model, chosen.run.seed)
+        loaded = inputs.load_model(request.source, chosen.model, chosen.run.seed, chosen.data)
         source = _data(request, loaded)
         options = chosen.step
         pruned = remove(
@@ -70,7 +71,7 @@ def export(request: Request, observers: Observers = ()) -> results.ExportResult:
         if inputs.is_onnx(request.source):
             record = onnx_record(what)
         else:
-            what = inputs.load_model(request.source, chosen.model, chosen.run.seed)
+            what = inputs.load_model(request.source, chosen.model, chosen.run.seed, chosen.data)
             record = what.record
         record = record.followed_by("export", inputs.stated(request), inputs.parents(request))
         written = write(what, output, record=record, options=chosen.step)
@@ -95,7 +96,8 @@ def inspect(request: Request, observers: Observers = ()) -> results.InspectResul
         from sslcli.pipeline.onnx_shape import inspect_onnx
 
         return inspect_onnx(Path(request.source))
-    loaded = inputs.load_model(request.source, request.settings.model, request.settings.run.seed)
+    chosen = request.settings
+    loaded = inputs.load_model(request.source, chosen.model, chosen.run.seed, chosen.data)
     found = look(loaded.model, loaded.example)
     groups = [dataclasses.asdict(group) for group in found.groups]
     return results.InspectResult(
@@ -106,7 +108,7 @@ def inspect(request: Request, observers: Observers = ()) -> results.InspectResul
         layers=[as_row(layer) for layer in found.layers],
         details={
             "left if pruned": {"macs": found.remaining.macs, "params": found.remaining.params},
-            "groups": groups if request.settings.step.groups else [],
+            "groups": groups if chosen.step.groups else [],
             "unknown": list(found.unknown),
             "notes": [*loaded.notes, *found.notes],
             "record": json.loads(dataclasses.replace(loaded.record, plan=None).to_json()),
@@ -185,7 +187,9 @@ def _scores(request: Request, loaded: Checkpoint, source: DataSource | None) -> 
     from sslcli.pipeline.importance import taylor
 
     chosen = request.settings
-    return taylor(loaded.model, _needed(source), chosen.data.batch_size, chosen.run.seed)
+    return taylor(
+        loaded.model, _needed(source), chosen.data.batch_size, chosen.run.seed, load_task(chosen.step.task)
+    )
 
 
 def _recalibrate(model: nn.Module, source: DataSource, batches: int, request: Request) -> None:
@@ -251,7 +255,7 @@ def _prune_result(
     )
     metrics = {}
     if source is not None and source.test is not None:
-        metrics["test"] = evaluate(pruned.model, None, source.test)
+        metrics["test"] = evaluate(pruned.model, load_task(request.settings.step.task), source.test)
     return results.PruneResult(
         source=request.source,
         output=str(output),

@@ -14,6 +14,7 @@ from typing import Any
 
 from sslcli.errors import OutputError, UsageError
 from sslcli.files import check_writable
+from sslcli.pipeline.presence import check_model
 from sslcli.pipeline.request import Request
 from sslcli.pipeline.results import Planned
 
@@ -54,10 +55,7 @@ def planned(request: Request) -> Planned:
     if request.output is not None:
         check_output(request)
     source = request.source
-    if not source.startswith("arch:") and not Path(source).exists():
-        from sslcli.errors import ModelError
-
-        raise ModelError(f"{source} does not exist", "check the name")
+    check_model(source)
     chosen = request.settings
     options: dict[str, Any] = {}
     for group in filter(None, (chosen.step, chosen.model, chosen.data, chosen.run)):

@@ -278,7 +278,8 @@ class ModelRow:
     """One model of the closing table.
 
     Attributes:
-        error: fraction of the test set that is wrong, or None without data.
+        error: fraction of the test set that is wrong, or None where nothing says it.
+        metric: what another task than classification measures on the test set, by name.
         latency_ms: median of the whole model, where it was timed.
         speedup: over the first model timed, with its interval.
     """
@@ -294,6 +295,7 @@ class ModelRow:
     speedup: float | None = None
     speedup_low: float | None = None
     speedup_high: float | None = None
+    metric: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,34 +10,42 @@ from sslcli.options.steps import STEPS
 from sslcli.pipeline.results import ModelRow, StepOutcome
 from sslcli.recipe.model import Recipe, Step
 
+Results = Mapping[str, Mapping[str, Any]]
+
 
 def model_rows(recipe: Recipe, folder: Path, outcomes: Sequence[StepOutcome]) -> list[ModelRow]:
     """One row for each step that made a model, the start of the chain first.
 
-    Latencies are those of the benched ONNX files, told of the model that was exported.
+    An export of the recipe's own model has a row too: no step made that model, and all others are compared
+    with it. Latencies are those of the benched ONNX files, told of the model that was exported; errors on the
+    test set are those that a step reports of its own model, or an evaluate step of it.
     """
     results = {outcome.id: outcome.result for outcome in outcomes}
-    timed = _timed(recipe, results)
-    return [
-        _row(recipe, recipe.step(outcome.id), results, timed, Path(outcome.outputs[0]))
-        for outcome in outcomes
-        if STEPS[outcome.uses].product == "model"
-    ]
+    timed, tested = _timed(recipe, results), _tested(recipe, results)
+    rows = []
+    for outcome in outcomes:
+        step = recipe.step(outcome.id)
+        if STEPS[step.uses].product == "model":
+            shape = results[step.id].get("shape") or {}
+        elif STEPS[step.uses].product == "onnx" and not step.needs:
+            shape = _onnx_shape(Path(outcome.outputs[0]))
+        else:
+            continue
+        rows.append(_row(step.id, shape, tested.get(step.id, {}), timed.get(step.id, {}), outcome))
+    return rows
 
 
 def _row(
-    recipe: Recipe,
-    step: Step,
-    results: Mapping[str, Mapping[str, Any]],
-    timed: Mapping[str, Mapping[str, Any]],
-    path: Path,
+    identifier: str,
+    shape: Mapping[str, Any],
+    tested: Mapping[str, float],
+    times: Mapping[str, Any],
+    outcome: StepOutcome,
 ) -> ModelRow:
-    result = results[step.id]
-    shape = result.get("shape") or {}
-    times = timed.get(step.id, {})
-    accuracy = (result.get("metrics") or {}).get("test", {}).get("accuracy")
+    path = Path(outcome.outputs[0])
+    accuracy = tested.get("accuracy")
     return ModelRow(
-        id=step.id,
+        id=identifier,
         error=None if accuracy is None else 1 - accuracy,
         layers=list(shape.get("layers", [])),
         macs=int(shape.get("macs", 0)),
@@ -48,10 +56,43 @@ def _row(
         speedup=times.get("speedup"),
         speedup_low=times.get("speedup_low"),
         speedup_high=times.get("speedup_high"),
+        metric={name: value for name, value in tested.items() if name not in ("accuracy", "loss")},
     )
 
 
-def _timed(recipe: Recipe, results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def _onnx_shape(path: Path) -> dict[str, Any]:
+    """What an ONNX file consists of, in the form of a ``Shape``; nothing where it is not there."""
+    if not path.is_file():
+        return {}
+    from sslcli.pipeline.onnx_shape import inspect_onnx
+
+    found = inspect_onnx(path)
+    layers = [
+        {**layer, **{key: layer[key][0] for key in ("filters", "channels", "columns")}}
+        for layer in found.layers
+    ]
+    return {
+        "layers": layers,
+        "macs": found.macs,
+        "macs_packed": found.macs_packed,
+        "params": found.params,
+    }
+
+
+def _tested(recipe: Recipe, results: Results) -> dict[str, dict[str, float]]:
+    """Metrics on the test set by the step whose model they are of."""
+    found: dict[str, dict[str, float]] = {}
+    for step in recipe.steps:
+        result = results.get(step.id, {})
+        own = (result.get("metrics") or {}).get("test") if step.uses != "evaluate" else None
+        if own:
+            found[step.id] = dict(own)
+        elif step.uses == "evaluate" and step.needs and result.get("split") == "test":
+            found.setdefault(_model_step(recipe, step.needs[0]), dict(result["metrics"]))
+    return found
+
+
+def _timed(recipe: Recipe, results: Results) -> dict[str, dict[str, Any]]:
     """Times by the step whose model was timed, directly or as its ONNX export."""
     times: dict[str, dict[str, Any]] = {}
     for step in recipe.steps:
@@ -64,7 +105,7 @@ def _timed(recipe: Recipe, results: Mapping[str, Mapping[str, Any]]) -> dict[str
 
 def _model_step(recipe: Recipe, identifier: str) -> str:
     """Back from an exported file to the step that made the model."""
-    known = {step.id: step for step in recipe.steps}
+    known: dict[str, Step] = {step.id: step for step in recipe.steps}
     while identifier in known and STEPS[known[identifier].uses].product == "onnx" and known[identifier].needs:
         identifier = known[identifier].needs[0]
     return identifier

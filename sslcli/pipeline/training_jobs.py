@@ -14,6 +14,7 @@ from sslcli.pipeline.outputs import check_output
 from sslcli.pipeline.request import Request
 from sslcli.pipeline.results import TrainingResult
 from sslcli.pipeline.shape import shape_of_model
+from sslcli.pipeline.tasks import load_task
 
 if TYPE_CHECKING:
     from sslcli.checkpoint import Checkpoint, Record
@@ -59,9 +60,11 @@ def _run(request: Request, observers: Observers, method: Callable[..., TrainResu
     with joined(device.type) as world, _alone(output, world), inputs.threads(chosen.run.threads):
         if request.force and world.writes:
             state_path(output).unlink(missing_ok=True)
-        loaded = inputs.load_model(request.source, chosen.model, chosen.run.seed)
+        loaded = inputs.load_model(request.source, chosen.model, chosen.run.seed, chosen.data)
+        if world.writes:
+            inputs.warn_of(loaded, request.source)
         source = inputs.load_data(chosen.data, loaded.record, chosen.run.seed, inputs.input_shape_of(loaded))
-        task = _task(chosen.step.task)
+        task = load_task(chosen.step.task)
         with _nearest_kept(request, loaded, source, world):
             trained = method(
                 loaded.model,
@@ -170,21 +173,12 @@ def _nearest_kept(request: Request, loaded: Checkpoint, source: DataSource, worl
         raise TargetError(error.what, f"the nearest model is {path}") from error
 
 
-def _task(reference: str | None) -> Task | None:
-    if reference is None:
-        return None
-    from sslcli.reference import import_path, resolve
-
-    with import_path(reference):
-        task: Task = resolve(reference)()
-    return task
-
-
 def _teacher(request: Request) -> Any:
     name = request.settings.step.teacher
     if name is None:
         return None
-    return inputs.load_model(name, request.settings.model, request.settings.run.seed).model
+    chosen = request.settings
+    return inputs.load_model(name, chosen.model, chosen.run.seed, chosen.data).model
 
 
 def _all_observers(observers: Observers, output: Path, world: World) -> list[Callable[[Any], None]]:

@@ -67,8 +67,9 @@ _TRAIN = """\
     with: {epochs: 10, lr: 0.01}
 """
 _COPY = """\
-  # The model as it is, exported without any change: the base of the comparison.
+  # The model as it is, exported without any change, and its error: the base of all comparisons.
   - {id: baseline, uses: export, with: {lower: dense}}
+  - {id: before, uses: evaluate}
 """
 
 

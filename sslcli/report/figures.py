@@ -99,12 +99,13 @@ def training_curves(step: str, records: Sequence[Json], prefix: str) -> list[Fig
     for title, unit, lines, logarithmic in (
         ("loss", "loss", _series(records, ("loss", "penalty")), True),
         ("accuracy", "% right on the validation split", _accuracy(records), False),
+        ("metric", "on the validation split", _other_metrics(records), False),
         ("zero groups", "% of the groups", _zero_groups(records), False),
         ("strengths", "strength", _mapped(records, "strengths"), False),
     ):
         curves = [plots.Curve(name, *_known(epochs, values)) for name, values in lines.items()]
         curves = [curve for curve in curves if curve.x and any(curve.y)]
-        title = " and ".join(curve.name for curve in curves) if title == "loss" else title
+        title = " and ".join(curve.name for curve in curves) if title in ("loss", "metric") else title
         if title in ("strengths", "zero groups") and not any(len(set(curve.y)) > 1 for curve in curves):
             continue  # nothing happened
         if curves:
@@ -153,6 +154,13 @@ def _series(records: Sequence[Json], names: Sequence[str]) -> dict[str, list[Any
 def _accuracy(records: Sequence[Json]) -> dict[str, list[Any]]:
     values = [(record.get("metrics") or {}).get("accuracy") for record in records]
     return {"accuracy": [None if value is None else 100 * value for value in values]}
+
+
+def _other_metrics(records: Sequence[Json]) -> dict[str, list[Any]]:
+    """What another task than classification measures."""
+    every = [record.get("metrics") or {} for record in records]
+    names = {name for metrics in every for name in metrics} - {"accuracy", "loss"}
+    return {name: [metrics.get(name) for metrics in every] for name in sorted(names)}
 
 
 def _zero_groups(records: Sequence[Json]) -> dict[str, list[Any]]:

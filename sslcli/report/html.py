@@ -17,6 +17,7 @@ from sslcli.report import figures, page_tables
 from sslcli.report.figures import Figure
 from sslcli.report.runs import ReportResult, Run, read_run
 
+MARK = b'<meta name="generator" content="sslcli">'
 LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
 
 
@@ -54,6 +55,12 @@ def write_report(folders: Path | Sequence[Path], path: Path) -> ReportResult:
     with atomic_output(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return ReportResult(str(path), [run.name for run in runs])
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a page that ``write_report`` wrote."""
+    with path.open("rb") as stream:
+        return MARK in stream.read(2000)
 
 
 def render_page(runs: Sequence[Run]) -> str:

@@ -40,7 +40,8 @@ def tiles(run: Run) -> list[Tile]:
         return []
     before, after = run.models[0], run.models[-1]
     found = [
-        _accuracy_tile(before, after, _test_samples(run)),
+        _accuracy_tile(before, after, _test_samples(run))
+        or _metric_tile(before, after, metric_name(run.models)),
         _less_tile("MACs", before["macs"], after["macs_packed"], numbers.count, "fewer"),
         _less_tile("parameters", before["params"], after["params"], numbers.count, "fewer"),
         _less_tile("file size", before["size_bytes"], after["size_bytes"], numbers.size, "smaller"),
@@ -52,12 +53,13 @@ def tiles(run: Run) -> list[Tile]:
 def models(run: Run) -> Grid:
     """One row a model."""
     rows = []
+    name = metric_name(run.models)
     for model in run.models:
         dense = max(run.models[0]["macs"], 1)
         rows.append(
             [
                 str(model["id"]),
-                "" if model["error"] is None else f"{100 * model['error']:.2f} %",
+                _quality(model, name),
                 numbers.count(model["macs"]),
                 numbers.count(model["macs_packed"]),
                 numbers.per_cent(model["macs_packed"] / dense),
@@ -69,7 +71,7 @@ def models(run: Run) -> Grid:
             ]
         )
     heads = (
-        "model", "test error", "MACs executed", "MACs packed", "left", "parameters", "file",
+        "model", f"test {name}", "MACs executed", "MACs packed", "left", "parameters", "file",
         "latency", "speedup", "95 % interval",
     )  # fmt: skip
     return Grid(heads, rows)
@@ -166,6 +168,30 @@ def _accuracy_tile(before: Json, after: Json, samples: int | None) -> Tile | Non
         change >= 0,
         detail,
     )
+
+
+def metric_name(models: Sequence[Json]) -> str:
+    """What the page says about quality: the error of classifiers, else the task's own metric."""
+    if all(model["error"] is None for model in models):
+        return next((name for model in models for name in model.get("metric") or {}), "error")
+    return "error"
+
+
+def _quality(model: Json, name: str) -> str:
+    if name != "error":
+        return numbers.metric(name, model["metric"][name]) if name in (model.get("metric") or {}) else ""
+    return "" if model["error"] is None else f"{100 * model['error']:.2f} %"
+
+
+def _metric_tile(before: Json, after: Json, name: str) -> Tile | None:
+    values = [
+        float(model["metric"][name]) for model in (before, after) if name in (model.get("metric") or {})
+    ]
+    if len(values) < 2:
+        return None
+    change = values[1] - values[0]
+    words = [numbers.metric(name, value) for value in values]
+    return Tile(f"test {name}", words[0], words[1], f"{change:+.4f}", change >= 0)
 
 
 def _less_tile(label: str, before: float, after: float, words: Any, word: str) -> Tile | None:

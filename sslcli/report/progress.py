@@ -22,8 +22,8 @@ REFRESH_PER_S = 4.0
 class ProgressView:
     """Shows ``Progress`` records; call it with each one.
 
-    Epochs become lines that stay; what happens within an epoch is drawn over and over on the live part
-    below them, and off a terminal only every half minute.
+    Epochs become lines that stay; what happens within an epoch (steps, strengths that the controller moves)
+    is drawn over and over on the live part below them, and off a terminal only every half minute.
     """
 
     def __init__(self, console: Console, live: Live | None) -> None:
@@ -33,8 +33,8 @@ class ProgressView:
 
     def __call__(self, record: Progress) -> None:
         """Show one record."""
-        if record.kind == "step":
-            self._step(record)
+        if record.kind in ("step", "control"):
+            self._within_an_epoch(record)
         else:
             self._line(describe(record))
         if self._live is not None:
@@ -44,7 +44,7 @@ class ProgressView:
         """Print one line above the live part."""
         self._line(Text(text))
 
-    def _step(self, record: Progress) -> None:
+    def _within_an_epoch(self, record: Progress) -> None:
         if self._live is None and time.monotonic() - self._last_line >= PLAIN_EVERY_S:
             self._line(describe(record))
 
@@ -70,8 +70,9 @@ def describe(record: Progress) -> Text:
         parts.append(Text(f"loss {record.loss:.4f}"))
     if record.penalty:
         parts.append(Text(f"penalty {record.penalty:.4g}"))
-    if "accuracy" in record.metrics:
-        parts.append(Text(f"accuracy {metric('accuracy', record.metrics['accuracy'])}", style="bold"))
+    for name, value in record.metrics.items():
+        if name != "loss":
+            parts.append(Text(f"{name} {metric(name, value)}", style="bold"))
     parts += [Text(text, style="green") for text in _zeros(record)]
     parts += [Text(text, style="green") for text in _left(record)]
     if record.kind == "control":
@@ -88,7 +89,7 @@ def panel(record: Progress) -> RenderableType:
         ProgressBar(total=max(record.steps, 1), completed=record.step, width=24),
         Text("  ".join(_pace(record)), style="dim"),
     )
-    figures = []
+    figures = [] if record.kind != "control" else [f"strengths {_strengths(record)}"]
     if record.loss is not None:
         figures.append(f"loss {record.loss:.4f}")
     if record.penalty:
@@ -102,7 +103,7 @@ def panel(record: Progress) -> RenderableType:
 
 def _head(record: Progress) -> Text:
     width = len(str(record.epochs))
-    if record.kind == "step":
+    if record.kind in ("step", "control"):
         place = f"{record.epoch:{width + 2}.1f}/{record.epochs}"
     else:
         place = f"{round(record.epoch):{width}d}/{record.epochs}"
@@ -127,7 +128,14 @@ def _left(record: Progress) -> list[str]:
 
 
 def _strengths(record: Progress) -> str:
-    return ", ".join(f"{name} {value:.3g}" for name, value in record.strengths.items())
+    """By structure, from the least to the most over its layers."""
+    ranges: dict[str, list[float]] = {}
+    for name, value in record.strengths.items():
+        ranges.setdefault(name.partition(":")[0], []).append(value)
+    return ", ".join(
+        f"{name} {min(values):.3g}" + (f"-{max(values):.3g}" if max(values) > min(values) else "")
+        for name, values in ranges.items()
+    )
 
 
 def _pace(record: Progress) -> list[str]:

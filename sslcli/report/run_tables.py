@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sslcli.pipeline.results import ModelRow, RunResult, StepOutcome
-from sslcli.report.numbers import count, duration, per_cent, size
+from sslcli.report.numbers import count, duration, metric, per_cent, size
 from sslcli.report.tables import interval_cell, new_table, speedup_cell
 from sslcli.report.timings import Row, compared, last_bench
 
@@ -38,12 +38,13 @@ def print_run(console: Console, result: RunResult) -> None:
 
 def models_table(models: Sequence[ModelRow]) -> Table:
     """One row a model: error, what is left of the first model's cost, latency."""
-    table = new_table("model", "error", "MACs", "left", "params", "size", "ms", "speedup", "interval")
+    name = metric_name(models)
+    table = new_table("model", name, "MACs", "left", "params", "size", "ms", "speedup", "interval")
     dense = models[0]
     for row in models:
         table.add_row(
             Text(row.id),
-            "" if row.error is None else _error(row.error, dense.error),
+            _quality(row, dense, name),
             count(row.macs_packed),
             per_cent(row.macs_packed / max(dense.macs, 1)),
             count(row.params),
@@ -93,6 +94,19 @@ def _smallest(models: Sequence[ModelRow]) -> ModelRow:
 
 def _left(before: Mapping[str, Any], after: Mapping[str, Any] | None, key: str) -> str:
     return f"{after[key] if after else 0}/{before[key]}"
+
+
+def metric_name(models: Sequence[ModelRow]) -> str:
+    """What the table says about quality: the error of classifiers, else the task's own metric."""
+    if all(row.error is None for row in models):
+        return next((name for row in models for name in row.metric), "error")
+    return "error"
+
+
+def _quality(row: ModelRow, dense: ModelRow, name: str) -> str | Text:
+    if name != "error":
+        return metric(name, row.metric[name]) if name in row.metric else ""
+    return "" if row.error is None else _error(row.error, dense.error)
 
 
 def _error(error: float, dense: float | None) -> Text:

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -121,6 +122,22 @@ def test_every_command_and_option_says_what_it_is(name):
         for parameter in found.params:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{name} {parameter.name}"
+                assert parameter.required or re.search("default|required", parameter.help), parameter.help
+
+
+UNITS = re.compile(
+    "seconds|epochs|steps|samples|items|batches|threads|processes|runs|filters|points|fraction|share|factor"
+    "|multiple|times|rate|norm|momentum|probabilities|decay|smoothing|seed|opset|operator|strength|elements"
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_number_has_its_unit(name):
+    command = module.cli.get_command(click.Context(module.cli), name)
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.type.name in ("integer", "float"):
+            words = f"{parameter.name} {parameter.help}".lower()
+            assert UNITS.search(words), f"{name} --{parameter.name}: {parameter.help}"
 
 
 def test_no_colour_off_a_terminal(capfd):

@@ -276,5 +276,5 @@ def test_references_to_steps_become_their_files(tmp_path, calls):
 def test_weights_that_are_not_there_are_named_with_their_line(tmp_path, calls):
     path = tmp_path / "r.yaml"
     path.write_text(RECIPE.replace("{arch: lenet}", "{arch: lenet, weights: none.pth}"))
-    with pytest.raises(RecipeError, match=r"r.yaml:2: cannot read none.pth"):
+    with pytest.raises(RecipeError, match=r"r.yaml:2: the saved model none.pth does not exist"):
         chain.run(load_recipe(path), tmp_path / "out")

@@ -3,9 +3,9 @@ import torch
 
 from sslcli import checkpoint
 from sslcli.checkpoint import Record
-from sslcli.errors import DataError, DeviceError, UsageError
-from sslcli.options.common import DataOptions, RunOptions
-from sslcli.pipeline.inputs import choose_device, load_data, normalization, threads
+from sslcli.errors import DataError, DeviceError, ModelError, UsageError
+from sslcli.options.common import DataOptions, ModelOptions, RunOptions
+from sslcli.pipeline.inputs import choose_device, load_data, load_model, normalization, threads
 
 RECORD = Record(mean=(0.1,), std=(0.2,), data="mnist-5k")
 
@@ -66,3 +66,24 @@ def test_threads_are_put_back():
     with threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
+
+
+NET = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 26 * 26, 10))
+"""
+
+
+def test_the_data_tell_what_a_state_dict_takes(tmp_path):
+    (tmp_path / "net.py").write_text(NET)
+    arch = ModelOptions.model_validate({"arch": f"{tmp_path}/net.py:make"})
+    fresh = load_model(f"arch:{arch.arch}", arch, 0, options(data="mnist-5k"))
+    assert fresh.example[0].shape == (2, 1, 28, 28)
+    assert fresh.record.inputs[0].shape == (1, 28, 28)
+    torch.save(fresh.model.state_dict(), tmp_path / "w.pth")
+    loaded = load_model(str(tmp_path / "w.pth"), arch, 0, options(data="mnist-5k"))
+    assert loaded.example[0].shape == (2, 1, 28, 28)
+    with pytest.raises(ModelError, match="shape of the inputs"):
+        load_model(str(tmp_path / "w.pth"), arch, 0, options())

@@ -40,6 +40,28 @@ def test_off_a_terminal_epochs_are_plain_lines_and_steps_are_silent():
     assert stream.getvalue().splitlines() == [describe(EPOCH).plain, "[2/5] small [prune]"]
 
 
+def test_off_a_terminal_the_controller_is_heard_of_as_seldom_as_steps(monkeypatch):
+    stream = io.StringIO()
+    with show_progress(Console(file=stream, width=80)) as view:
+        for _ in range(50):
+            view(dataclasses.replace(STEP, kind="control"))
+        assert stream.getvalue() == ""
+        monkeypatch.setattr("sslcli.report.progress.PLAIN_EVERY_S", 0.0)
+        view(dataclasses.replace(STEP, kind="control"))
+    assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_strengths_of_many_layers_are_a_range():
+    strengths = {f"filter:conv{number}": number / 100 for number in range(1, 30)}
+    record = dataclasses.replace(STEP, kind="control", strengths={**strengths, "shape": 0.5})
+    assert "strengths filter 0.01-0.29, shape 0.5" in describe(record).plain
+
+
+def test_the_metric_of_another_task_is_shown_by_its_name():
+    record = dataclasses.replace(EPOCH, metrics={"iou": 0.5, "loss": 0.1})
+    assert "iou 0.5000" in describe(record).plain
+
+
 def test_a_long_epoch_off_a_terminal_is_heard_of(monkeypatch):
     stream = io.StringIO()
     with show_progress(Console(file=stream, width=80)) as view:
