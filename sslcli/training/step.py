@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from sslcli.errors import DeviceError
+from sslcli.errors import DeviceError, UsageError
 from sslcli.options.training import RegularizeOptions, TrainOptions
 from sslcli.sparsity.penalty import WeightedSet, stages_value
 from sslcli.sparsity.solvers import Prox, Subgradient
 from sslcli.sparsity.zeros import Freeze
+from sslcli.training.layout import ChannelsLast
 from sslcli.training.optimizer import build_optimizer, prox_step_size, set_lr
 from sslcli.training.task import Task
 
@@ -42,8 +44,8 @@ class Stepper:
         replica: nn.Module | None = None,
     ) -> None:
         self.model, self.task, self.options, self.device = model, task, options, device
-        self.teacher = teacher
-        self.replica = replica or model
+        self.teacher = _laid_out(teacher, options) if teacher is not None else None
+        self.replica = _laid_out(replica or model, options)
         self.parameters = dict(model.named_parameters(remove_duplicate=False))
         self.optimizer = build_optimizer(model, options)
         self.precision = amp_dtype(options.amp, device)
@@ -133,6 +135,15 @@ class Stepper:
         if self.precision is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.precision)
+
+
+def _laid_out(model: nn.Module, options: TrainOptions) -> nn.Module:
+    """The model in the layout that the options ask for."""
+    if not options.channels_last:
+        return model
+    if isinstance(model, DistributedDataParallel):
+        raise UsageError("channels-last training is for one process", "leave --channels-last out")
+    return ChannelsLast(model)
 
 
 def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
