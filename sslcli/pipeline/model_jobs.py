@@ -15,7 +15,7 @@ from sslcli.options.steps import Settings
 from sslcli.pipeline import inputs, results
 from sslcli.pipeline.outputs import check_output, planned
 from sslcli.pipeline.request import Request
-from sslcli.pipeline.shape import as_row, shape_of_model
+from sslcli.pipeline.shape import as_row, shape_of_model, shape_of_onnx
 from sslcli.pipeline.tasks import load_task
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def export(request: Request, observers: Observers = ()) -> results.ExportResult:
         layers=[_decision(decision) for decision in written.decisions],
         speedup=None if written.speedup is None else dataclasses.asdict(written.speedup),
         explain=chosen.step.explain,
+        shape=shape_of_onnx(output) if output.suffix == ".onnx" else None,
     )
 
 

@@ -121,6 +121,7 @@ class ExportResult:
     layers: list[dict[str, Any]] = field(default_factory=list)
     speedup: dict[str, float] | None = None
     explain: bool = False
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslcli.pipeline.results import Layer, Shape
@@ -28,6 +29,27 @@ def shape_of_model(model: nn.Module, example: Any) -> Shape:
         macs_packed=packed_macs(structure),
         params=whole.params,
     )
+
+
+def shape_of_onnx(path: Path) -> Shape:
+    """Count an ONNX file."""
+    from sslcli.pipeline.onnx_shape import inspect_onnx
+
+    found = inspect_onnx(path)
+    layers = [
+        Layer(
+            name=layer["name"],
+            kind=layer["kind"],
+            shape=layer["shape"],
+            filters=layer["filters"][0],
+            channels=layer["channels"][0],
+            columns=layer["columns"][0],
+            macs=layer["macs"],
+            macs_packed=layer["macs_packed"],
+        )
+        for layer in found.layers
+    ]
+    return Shape(layers, found.macs, found.macs_packed, found.params)
 
 
 def as_row(layer: Measured) -> dict[str, Any]:

@@ -25,13 +25,10 @@ def model_rows(recipe: Recipe, folder: Path, outcomes: Sequence[StepOutcome]) ->
     rows = []
     for outcome in outcomes:
         step = recipe.step(outcome.id)
-        if STEPS[step.uses].product == "model":
+        product = STEPS[step.uses].product
+        if product == "model" or (product == "onnx" and not step.needs):
             shape = results[step.id].get("shape") or {}
-        elif STEPS[step.uses].product == "onnx" and not step.needs:
-            shape = _onnx_shape(Path(outcome.outputs[0]))
-        else:
-            continue
-        rows.append(_row(step.id, shape, tested.get(step.id, {}), timed.get(step.id, {}), outcome))
+            rows.append(_row(step.id, shape, tested.get(step.id, {}), timed.get(step.id, {}), outcome))
     return rows
 
 
@@ -58,25 +55,6 @@ def _row(
         speedup_high=times.get("speedup_high"),
         metric={name: value for name, value in tested.items() if name not in ("accuracy", "loss")},
     )
-
-
-def _onnx_shape(path: Path) -> dict[str, Any]:
-    """What an ONNX file consists of, in the form of a ``Shape``; nothing where it is not there."""
-    if not path.is_file():
-        return {}
-    from sslcli.pipeline.onnx_shape import inspect_onnx
-
-    found = inspect_onnx(path)
-    layers = [
-        {**layer, **{key: layer[key][0] for key in ("filters", "channels", "columns")}}
-        for layer in found.layers
-    ]
-    return {
-        "layers": layers,
-        "macs": found.macs,
-        "macs_packed": found.macs_packed,
-        "params": found.params,
-    }
 
 
 def _tested(recipe: Recipe, results: Results) -> dict[str, dict[str, float]]:

@@ -10,6 +10,9 @@ from typing import Any
 
 from sslcli.errors import InputError
 
+from sslcli.files import read_bounded
+from sslcli.reference import describe
+from sslcli.report.gathered import gathered
 RUN_SCHEMA = "sslcli/run/1"
 Json = Mapping[str, Any]
 
@@ -54,17 +57,20 @@ class Run:
         return list(self.result["models"])
 
     def model_file(self, step: str) -> Path:
-        """The ``.pt2`` that a step made."""
-        return self.folder / step / "model.pt2"
+        """The ``.pt2`` that a step made: in its own folder, or beside the results of single commands."""
+        outputs = next((found["outputs"] for found in self.steps if found["id"] == step), [])
+        beside = [self.folder / Path(str(output)).name for output in outputs]
+        return next((path for path in beside if path.is_file()), self.folder / step / "model.pt2")
 
 
 def read_run(folder: Path) -> Run:
-    """Read the folder of a run.
+    """Read the folder of a run, or one of ``--json`` files that single commands wrote.
 
     Raises:
         InputError: it is not one, or its files are damaged.
     """
-    result = _read_json(folder / "run.json", folder)
+    single = None if (folder / "run.json").exists() else gathered(folder)
+    result = single or _read_json(folder / "run.json", folder)
     if result.get("schema") != RUN_SCHEMA:
         raise InputError(
             f"{folder}/run.json has schema {result.get('schema')}, not {RUN_SCHEMA}",
@@ -75,7 +81,7 @@ def read_run(folder: Path) -> Run:
         place = folder / step["id"]
         if (place / "step.json").is_file():
             given[step["id"]] = _read_json(place / "step.json", folder).get("given") or {}
-        records = read_course(place / "metrics.jsonl")
+        records = read_course(place / "metrics.jsonl") or read_course(_course_beside(step, folder))
         if records:
             courses[step["id"]] = records
     return Run(folder, result, given, courses)
@@ -84,6 +90,24 @@ def read_run(folder: Path) -> Run:
 def read_course(path: Path) -> list[Json]:
     """The epoch records of ``metrics.jsonl``; none where there is no such file."""
     if not path.is_file():
+def _steps(result: Json, folder: Path) -> list[Json]:
+    """The steps, whose names are those of folders."""
+    steps, models = result.get("steps"), result.get("models")
+    if not isinstance(steps, list) or not isinstance(models, list):
+        raise InputError(f"{folder}/run.json is damaged (no steps or models)", "run the recipe again")
+    for entry in (*steps, *models):
+        name = entry.get("id") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or not STEP_ID.fullmatch(name):
+            raise InputError(f"{folder}/run.json is damaged (a step without a name)", "run the recipe again")
+    return steps
+
+
+def _course_beside(step: Json, folder: Path) -> Path:
+    """Where a single command keeps its course: ``sparse.metrics.jsonl`` beside ``sparse.pt2``."""
+    outputs = step.get("outputs") or [""]
+    return folder / f"{Path(str(outputs[0])).stem}.metrics.jsonl"
+
+
         return []
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():

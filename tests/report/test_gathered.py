@@ -1,0 +1,94 @@
+"""Results of single commands in one folder, read as a run."""
+
+import json
+
+import pytest
+
+from sslcli.errors import InputError
+from sslcli.report.gathered import gathered
+from sslcli.report.html import write_report
+from sslcli.report.runs import read_run
+
+SHAPE = {"macs": 1000, "macs_packed": 1000, "params": 50, "layers": []}
+SMALL = {**SHAPE, "macs": 400, "macs_packed": 300}
+RESULTS = {
+    # in no order that would help
+    "a-speed": {
+        "schema": "sslcli/bench/1",
+        "models": {"dense.onnx": "build/dense.onnx", "small.onnx": "build/small.onnx"},
+        "rows": [
+            {"name": "dense.onnx", "median_ms": 2.0, "speedup": None},
+            {"name": "small.onnx", "median_ms": 1.0, "speedup": 2.0, "speedup_low": 1.9, "speedup_high": 2.1},
+        ],
+        "layers": [],
+        "comparison": {},
+        "failure": {"exit_code": 7, "what": "too slow", "hint": "look"},
+    },
+    "accuracy": {
+        "schema": "sslcli/evaluate/1", "source": "build/small.onnx", "split": "test",
+        "metrics": {"accuracy": 0.75}, "seconds": 1.0,
+    },
+    "dense.onnx": {
+        "schema": "sslcli/export/1", "source": "w.pth", "output": "build/dense.onnx", "shape": SHAPE,
+        "size_bytes": 9,
+    },
+    "small.onnx": {
+        "schema": "sslcli/export/1", "source": "build/small.pt2", "output": "build/small.onnx",
+        "shape": SMALL, "size_bytes": 5,
+    },
+    "small.pt2": {
+        "schema": "sslcli/prune/1", "source": "build/sparse.pt2", "output": "build/small.pt2",
+        "shape": SMALL, "size_bytes": 6, "metrics": {},
+    },
+    "sparse.pt2": {
+        "schema": "sslcli/regularize/1", "source": "w.pth", "output": "build/sparse.pt2", "seconds": 7.0,
+        "shape": SHAPE, "metrics": {"test": {"accuracy": 0.5, "loss": 1.0}},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "build"
+    place.mkdir()
+    for name, result in RESULTS.items():
+        (place / f"{name}.json").write_text(json.dumps(result))
+    (place / "other.json").write_text('{"schema": "somebody/else"}')
+    (place / "broken.json").write_text("{")
+    return place
+
+
+def test_steps_come_in_the_order_of_the_work(folder):
+    steps = gathered(folder)["steps"]
+    assert [step["id"] for step in steps] == [
+        "sparse-pt2", "dense-onnx", "small-pt2", "small-onnx", "accuracy", "a-speed"
+    ]  # fmt: skip
+    needs = {step["id"]: step["needs"] for step in steps}
+    assert needs["small-onnx"] == ["small-pt2"]
+    assert needs["a-speed"] == ["dense-onnx", "small-onnx"]
+
+
+def test_the_start_model_is_the_first_row_and_each_row_has_what_others_measured(folder):
+    rows = {row["id"]: row for row in gathered(folder)["models"]}
+    assert list(rows) == ["dense-onnx", "sparse-pt2", "small-pt2"]
+    assert rows["dense-onnx"]["latency_ms"] == 2.0
+    assert (rows["small-pt2"]["speedup"], rows["small-pt2"]["error"]) == (2.0, 0.25)
+    assert rows["sparse-pt2"]["error"] == 0.5
+
+
+def test_a_failed_gate_is_on_the_page(folder, tmp_path):
+    write_report(folder, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "did not reach its goal: too slow" in text
+    assert "build" in text
+
+
+def test_the_course_beside_an_output_is_found(folder):
+    (folder / "sparse.metrics.jsonl").write_text('{"kind": "epoch", "epoch": 1}\n')
+    assert read_run(folder).courses["sparse-pt2"] == [{"kind": "epoch", "epoch": 1}]
+
+
+def test_a_folder_without_results_is_no_run(tmp_path):
+    assert gathered(tmp_path) is None
+    with pytest.raises(InputError, match="no finished run"):
+        read_run(tmp_path)
