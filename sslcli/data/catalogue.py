@@ -47,7 +47,8 @@ def load_data(
             for image folders (0.485, 0.456, 0.406; grey 0.5), none for factories.
         std: standard deviation per channel; goes with ``mean``.
         seed: handed to a factory that takes a ``seed``; the built-in sets do not depend on it.
-        augment: whether training samples are augmented; default: cifar10 and imagefolder are.
+        augment: whether training samples are augmented; default: cifar10 and imagefolder are. The sets of
+            28x28 pixels can be shifted by up to 2 pixels, but usually are not.
         input_shape: (C, H, W) that the model takes; image folders are resized to it.
         workers: processes that prepare samples of image folders and factories.
 
@@ -73,17 +74,14 @@ def load_data(
 def _built_in(
     name: str, root: Path, mean: Sequence[float] | None, std: Sequence[float] | None, augment: bool | None
 ) -> DataSource:
-    read, classes, default, augmentation = _BUILT_IN[name]
+    read, classes, default, usual, possible = _BUILT_IN[name]
     arrays = read(root)
     for split, (_, labels) in arrays.items():
         check_targets(labels, len(classes), f"the {split} split of {name}")
     pixels, labels = arrays["train"]
     shape = tuple(pixels.shape[1:])
     normalization = choose_normalization(default, mean, std, shape[0])
-    if augment is False:
-        augmentation = None
-    elif augment is True and augmentation is None:
-        raise DataError(f"{name} has no augmentation to turn on", "leave --augment out")
+    augmentation = possible if augment or (augment is None and usual) else None
     rest, part = cut(labels, validation_count(len(labels)))
     return DataSource(
         name=name,
@@ -109,14 +107,18 @@ def _read_digits(_: Path) -> Arrays:
     return digits.read_digits()
 
 
-_BUILT_IN: dict[str, tuple[Callable[[Path], Arrays], tuple[str, ...], Normalization, CropMirror | None]] = {
-    "mnist": (_read_mnist, mnist.MNIST.classes, mnist.MNIST.normalization, None),
+# By name: reader, classes, normalisation, whether training is usually augmented, and how it can be.
+# Digits are shifted only: a mirrored one is another sign or none.
+_SHIFTED = CropMirror(padding=2, mirror=False)
+_BUILT_IN: dict[str, tuple[Callable[[Path], Arrays], tuple[str, ...], Normalization, bool, CropMirror]] = {
+    "mnist": (_read_mnist, mnist.MNIST.classes, mnist.MNIST.normalization, False, _SHIFTED),
     "fashion-mnist": (
         _read_fashion_mnist,
         mnist.FASHION_MNIST.classes,
         mnist.FASHION_MNIST.normalization,
-        None,
+        False,
+        _SHIFTED,
     ),
-    "cifar10": (cifar.read_cifar10, cifar.CLASSES, cifar.NORMALIZATION, CropMirror()),
-    "mnist-5k": (_read_digits, mnist.MNIST.classes, mnist.MNIST.normalization, None),
+    "cifar10": (cifar.read_cifar10, cifar.CLASSES, cifar.NORMALIZATION, True, CropMirror()),
+    "mnist-5k": (_read_digits, mnist.MNIST.classes, mnist.MNIST.normalization, False, _SHIFTED),
 }

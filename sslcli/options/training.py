@@ -68,6 +68,9 @@ class TrainOptions(Options):
     save_every_steps: Positive | None = Field(
         None, description="Steps between saves of the run's state; default: only by the clock."
     )
+    channels_last: bool = Field(
+        False, description="Compute convolutions in channels-last layout, often faster; one process."
+    )
     deterministic: bool = Field(False, description="Only deterministic algorithms on CUDA too; slower.")
 
     @field_validator("amp", mode="before")

@@ -95,10 +95,14 @@ def test_only_training_is_augmented_and_it_can_be_turned_off(tmp_path, write_cif
     assert not changes(plain, "train")
 
 
-def test_augmentation_that_a_set_lacks_is_refused(tmp_path, write_mnist):
+def test_digits_are_shifted_only_where_asked(tmp_path, write_mnist):
     write_mnist(tmp_path / "mnist")
-    with pytest.raises(DataError, match="no augmentation"):
-        load_data("mnist", root=tmp_path, augment=True)
+    assert load_data("mnist", root=tmp_path).augmentation == "none"
+    shifted = load_data("mnist", root=tmp_path, augment=True)
+    assert shifted.augmentation == "pad 2, random crop"
+    indices = torch.arange(len(shifted.train))
+    first, other = (shifted.train.batch(indices, epoch=epoch)[0] for epoch in (0, 1))
+    assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize(
