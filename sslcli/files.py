@@ -47,6 +47,19 @@ def atomic_output(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def read_bounded(path: Path, limit_bytes: int) -> bytes:
+    """The content of a file that others may have made.
+
+    Raises:
+        OSError: it cannot be read, is a pipe, a device or a folder, or has more than ``limit_bytes``.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    if path.stat().st_size > limit_bytes:
+        raise OSError(errno.EFBIG, f"larger than {limit_bytes >> 20} MB", str(path))
+    return path.read_bytes()
+
+
 def check_writable(path: Path) -> None:
     """Raise OutputError now if ``path`` could not be written later (before hours of training)."""
     if path.is_dir():

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import onnx
 
+from sslcli.bench.vet import check_file, require_sound
 from sslcli.errors import InputError, ModelError
 from sslcli.options.common import Provider
+from sslcli.reference import describe as cause
 
 ModelSource = Path | bytes
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -54,19 +56,27 @@ def describe(model: ModelSource) -> str:
 
 
 def read_proto(model: ModelSource) -> onnx.ModelProto:
-    """Read a model without the weights that lie in external files.
+    """Read a model without the weights that lie in external files; a file is vetted first.
 
     Raises:
-        ModelError: it cannot be read.
+        ModelError: it cannot be read, or is not what it says.
     """
+    if isinstance(model, Path):
+        check_file(model)
     try:
         if isinstance(model, bytes):
             return onnx.load_from_string(model)
-        return onnx.load(model, load_external_data=False)
+        proto = onnx.load(model, load_external_data=False)
     except OSError as error:
         raise ModelError(f"cannot read {model!s} ({error.strerror or error})") from error
     except Exception as error:  # protobuf's DecodeError is not part of its typed interface
-        raise ModelError(f"{describe(model)} is not an ONNX model ({error})") from error
+        raise ModelError(
+            f"{describe(model)} is not an ONNX model ({cause(error)})", "export it again"
+        ) from error
+    if not proto.graph.node:
+        raise ModelError(f"{model} holds no ONNX graph", "name an ONNX model")
+    require_sound(proto, str(model), model.parent)
+    return proto
 
 
 def read_inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

@@ -35,6 +35,7 @@ from sslcli.bench.placement import (
 )
 from sslcli.errors import DeviceError, InputError, ModelError
 from sslcli.options.common import Provider
+from sslcli.reference import describe as cause
 
 
 class BoundModel:
@@ -120,7 +121,7 @@ def _session_options(settings: RunSettings, overrides: Mapping[str, int], folder
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised and told once
     # Workers spin during a run, as in service, and stop with it: otherwise those of one model
     # take the cores from the model that is timed next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -152,7 +153,7 @@ def _open(model: ModelSource, options: ort.SessionOptions, settings: RunSettings
             source, options, providers=[(PROVIDER_NAMES[settings.provider], chosen)], enable_fallback=0
         )
     except Exception as error:
-        raise ModelError(f"ONNX Runtime cannot open {describe(model)} ({error})") from error
+        raise ModelError(f"ONNX Runtime cannot open {describe(model)} ({cause(error)})") from error
 
 
 @functools.cache
@@ -191,7 +192,7 @@ def _bind_or_explain(
     except InputError:
         raise
     except Exception as error:
-        raise ModelError(f"ONNX Runtime cannot run {describe(model)} ({error})") from error
+        raise ModelError(f"ONNX Runtime cannot run {describe(model)} ({cause(error)})") from error
 
 
 def _to_device(value: Array, provider: Provider) -> ort.OrtValue:

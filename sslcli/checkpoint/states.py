@@ -79,7 +79,7 @@ def _unpickle_weights(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old pickles make torch warn about storages
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return _torch_load(path, weights_only=True)
     except pickle.UnpicklingError as error:
         found = _GLOBAL.search(str(error))
         what = f"the pickle names {found[1]}" if found else "the pickle holds more than tensors"
@@ -95,7 +95,7 @@ def _unpickle_trusted(path: Path) -> Any:
     try:
         with import_path("here:"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=False)
+            return _torch_load(path, weights_only=False)
     except (ImportError, AttributeError) as error:
         raise ModelError(
             f"{path} needs the code of its classes ({describe(error)})",
@@ -103,6 +103,11 @@ def _unpickle_trusted(path: Path) -> Any:
         ) from error
     except Exception as error:  # a pickle's own code may raise anything
         raise _damaged(path, error) from error
+
+
+def _torch_load(path: Path, *, weights_only: bool) -> Any:
+    with path.open("rb") as stream:  # given a path, torch would choose a reader by the suffix
+        return torch.load(stream, map_location="cpu", weights_only=weights_only)
 
 
 def _damaged(path: Path, error: Exception) -> ModelError:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import math
 import zlib
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from torch import Tensor
 from sslcli.errors import DataError
 
 UNSIGNED_BYTE = 8
+_MAX_BYTES = 1 << 30  # MNIST has 47 MB
 
 
 def read_idx(path: Path) -> Tensor:
@@ -27,25 +30,35 @@ def read_idx(path: Path) -> Tensor:
     Raises:
         DataError: not an IDX file of unsigned bytes, or shorter or longer than it states.
     """
-    content = _read(path)
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != UNSIGNED_BYTE:
-        raise DataError(f"{path} is not an IDX file of unsigned bytes", "replace it with the original file")
-    axes = content[3]
-    start = 4 + 4 * axes
-    shape = [int.from_bytes(content[4 + 4 * axis : 8 + 4 * axis], "big") for axis in range(axes)]
-    if len(content) != start + math.prod(shape):
-        raise DataError(
-            f"{path} holds {len(content) - start} values where its header says {math.prod(shape)}",
-            "the file is damaged; replace it with the original",
-        )
-    if math.prod(shape) == 0:
-        return torch.empty(shape, dtype=torch.uint8)
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(shape)
-
-
-def _read(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            with gzip.GzipFile(fileobj=file) if packed else contextlib.nullcontext(file) as stream:
+                return _read(stream, path)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot read {path} ({error})", "replace it with the original file") from error
+
+
+def _read(stream: IO[bytes] | gzip.GzipFile, path: Path) -> Tensor:
+    """What the header says and a byte more is read, so that a file cannot be larger unpacked than it says."""
+    head = stream.read(4)
+    if len(head) < 4 or head[:2] != b"\0\0" or head[2] != UNSIGNED_BYTE:
+        raise DataError(f"{path} is not an IDX file of unsigned bytes", "replace it with the original file")
+    sizes = stream.read(4 * head[3])
+    shape = [int.from_bytes(sizes[place : place + 4], "big") for place in range(0, len(sizes), 4)]
+    count = math.prod(shape)
+    if len(sizes) < 4 * head[3] or count > _MAX_BYTES:
+        raise DataError(
+            f"{path} is cut short or its header says {count} values", "replace it with the original file"
+        )
+    content = stream.read(count + 1)
+    if len(content) != count:
+        found = len(content) if len(content) < count else f"more than {count}"
+        raise DataError(
+            f"{path} holds {found} values where its header says {count}",
+            "the file is damaged; replace it with the original",
+        )
+    if count == 0:
+        return torch.empty(shape, dtype=torch.uint8)
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8).view(shape)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+# Not left to Pillow, which would hand PostScript to an interpreter whatever the suffix says.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 FOLDERS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 DEFAULT_SHAPE = (3, 224, 224)
 DEFAULTS = {
@@ -121,7 +123,7 @@ def read_image(path: Path, channels: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
+            with Image.open(path, formats=FORMATS) as opened:
                 opened.load()
                 image: Image.Image = opened.copy()
     except (
@@ -210,6 +212,8 @@ def _images(folder: Path) -> Iterator[Path]:
         for name in names:
             path = Path(directory, name)
             if path.suffix.lower() in SUFFIXES and not name.startswith("."):
+                if not path.is_file():
+                    raise DataError(f"the image {path} is not a regular file", "remove it")
                 yield path
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from sslcli.errors import DeviceError, VerificationError
+from sslcli.errors import DeviceError, ModelError, VerificationError
 from sslcli.lowering import protos
 from sslcli.lowering.protos import Array
+from sslcli.reference import describe
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}
@@ -35,7 +36,7 @@ def session(
         )
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised and told once
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
@@ -122,12 +123,28 @@ def require_references(
     return Errors(absolute, relative)
 
 
-def references_of(model: onnx.ModelProto) -> list[Reference]:
-    """Fresh inputs at batch 1 and 3, or at the batch that is fixed, with the model's own outputs."""
+def references_of(model: onnx.ModelProto, where: str = "the model") -> list[Reference]:
+    """Fresh inputs at batch 1 and 3, or at the batch that is fixed, with the model's own outputs.
+
+    Raises:
+        ModelError: the model does not run, or holds NaN.
+    """
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and np.isnan(protos.array(tensor)).any():
+            raise ModelError(
+                f"the weight {tensor.name[:80]!r} of {where} holds NaN", "use the model of a sound training"
+            )
     dims = [value.type.tensor_type.shape.dim for value in graph_inputs(model.graph)]
     is_open = any(d and not d[0].HasField("dim_value") for d in dims)
     feeds = [fresh_feeds(model, batch_size=size, seed=size) for size in ((1, 3) if is_open else (1,))]
-    return [Reference(each, run(model, each)) for each in feeds]
+    try:
+        return [Reference(each, run(model, each)) for each in feeds]
+    except (DeviceError, MemoryError):
+        raise
+    except Exception as error:  # onnxruntime's errors have no common base but Exception
+        raise ModelError(
+            f"ONNX Runtime does not run {where} ({describe(error)})", "export it again"
+        ) from error
 
 
 def _largest_difference(expected: Array, got: Array) -> float:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import onnx
 
+from sslcli.bench.inputs import read_proto
 from sslcli.errors import ModelError, OutputError
 from sslcli.files import atomic_output, output_error
 from sslcli.lowering import check, protos
+from sslcli.reference import describe
 
 _ALIGNMENT = 4096
 _SMALLEST_MOVED = 1024  # bytes; shapes and the like must stay where runtimes look for them
@@ -18,16 +20,15 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     """Read a model with its external data.
 
     Raises:
-        ModelError: not there, not ONNX, or its data file is missing.
+        ModelError: not there, not ONNX, not what it says, or its data file is missing.
     """
-    if not path.is_file():
-        raise ModelError(f"{path} does not exist", "name an existing .onnx file")
+    model = read_proto(path)
     try:
-        model = onnx.load(path)
-    except Exception as error:  # protobuf, numpy and OSError alike: the file is not readable as ONNX
-        raise ModelError(f"{path} cannot be read as ONNX ({error})", "export it again") from error
-    if not model.graph.node:
-        raise ModelError(f"{path} holds no ONNX graph", "name an ONNX model")
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # protobuf, numpy and OSError alike: the data are not readable
+        raise ModelError(
+            f"the data of {path} cannot be read ({describe(error)})", "export it again"
+        ) from error
     return model
 
 

@@ -100,7 +100,7 @@ def _from_onnx(source: Path, path: Path, record: Record | None, options: ExportO
             f"{source.name} cannot be written as {path.suffix}", "name a .onnx file as the output"
         )
     given = read_onnx(source)
-    references = check.references_of(given)
+    references = check.references_of(given, str(source))
     return _finish(finish(given, options.opset), references, path, record, options)
 
 

@@ -20,7 +20,7 @@ class OnnxModule(nn.Module):
     def __init__(self, path: Path, threads: int | None = None) -> None:
         super().__init__()
         settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 3
+        settings.log_severity_level = 4  # what goes wrong is raised and told once
         if threads is not None:
             settings.intra_op_num_threads = threads
         try:

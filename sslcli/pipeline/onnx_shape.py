@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from sslcli.bench.graphs import node_macs, shaped_graph
 from sslcli.bench.inputs import RunSettings
+from sslcli.checkpoint import record_of_onnx
 from sslcli.lowering.files import read_onnx
 from sslcli.lowering.patterns import macs_share
 from sslcli.lowering.sites import LinearSite, Site, find_sites
@@ -27,14 +29,14 @@ def inspect_onnx(path: Path) -> InspectResult:
     counts = {node.name: node_macs(graph, node) or 0 for node in graph.nodes}
     layers = [_row(name, site, counts.get(name, 0)) for name, site in find_sites(model).items()]
     rest = sum(counts.values()) - sum(layer["macs"] for layer in layers)
-    text = next((entry.value for entry in model.metadata_props if entry.key == "sslcli"), "{}")
+    record = record_of_onnx(model, str(path))
     return InspectResult(
         source=str(path),
         macs=sum(counts.values()),
         macs_packed=rest + sum(layer["macs_packed"] for layer in layers),
         params=sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer),
         layers=layers,
-        details={"record": {key: value for key, value in json.loads(text).items() if key != "plan"}},
+        details={"record": json.loads(dataclasses.replace(record, plan=None).to_json())},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -57,6 +58,13 @@ def _check(plan: Plan, tensors: dict[str, Tensor]) -> None:
             raise PlanError(
                 f"{name} is {tuple(tensors[name].shape)} in the model and {tuple(shape)} in the plan", hint
             )
+    for name in plan.kept:
+        if name not in plan.shapes:
+            raise PlanError(f"the plan keeps {name[:120]!r}, whose shape it does not say", hint)
+    for name, tensor in tensors.items():
+        for axis, places in (plan.kept.get(name) or {}).items():
+            if axis >= tensor.dim() or not _are_places(places, axis, tensor.shape[axis]):
+                raise PlanError(f"what the plan keeps of {name} along axis {axis} is not in it", hint)
     gone = [
         name for name, axes in plan.kept.items() if axes is None and not name.endswith("num_batches_tracked")
     ]
@@ -64,6 +72,17 @@ def _check(plan: Plan, tensors: dict[str, Tensor]) -> None:
         more = ", ..." if len(gone) > 1 else ""
         what = f"the plan removes whole layers ({gone[0]}{more}), which the class still calls"
         raise PlanError(what, "use the .pt2 instead, which needs no class")
+
+
+def _are_places(places: Any, axis: int, size: int) -> bool:
+    """Whether they are sorted indices below ``size``; along axis 1 there may be a list for every group."""
+    if axis == 1 and places and all(isinstance(part, list) for part in places):
+        return all(place in range(size) for part in places for place in part)
+    return (
+        all(isinstance(place, int) for place in places)
+        and all(a < b for a, b in itertools.pairwise(places))
+        and (not places or (places[0] >= 0 and places[-1] < size))
+    )
 
 
 def _shared(cut: dict[int, Tensor], old: Tensor, new: Tensor) -> Tensor:

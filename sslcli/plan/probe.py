@@ -40,7 +40,7 @@ def check_probe(model: nn.Module, probe: dict[str, Any]) -> None:
     try:
         inputs = [_made_input(entry) for entry in probe["inputs"]]
         expected = [(float(e["norm"]), [float(v) for v in e["values"]]) for e in probe["outputs"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise PlanError(f"the probe of the plan is malformed ({error})", "prune again") from error
     try:
         with _made_weights(model), torch.no_grad():
@@ -66,9 +66,10 @@ def _describe(x: Any) -> dict[str, Any]:
 
 def _made_input(entry: dict[str, Any]) -> Tensor:
     dtype = getattr(torch, str(entry["dtype"]), None)
-    if not isinstance(dtype, torch.dtype) or math.prod(entry["shape"]) > _LARGEST_INPUT:
+    shape = tuple(int(size) for size in entry["shape"])
+    if not isinstance(dtype, torch.dtype) or min(shape, default=0) < 0 or math.prod(shape) > _LARGEST_INPUT:
         raise ValueError("an input of unknown kind or absurd size")
-    noise = _noise("input", tuple(entry["shape"]))
+    noise = _noise("input", shape)
     if dtype.is_floating_point:
         return (noise * 2).to(dtype)
     return ((noise + 0.5) * (int(entry["high"]) + 1)).long().clamp(0, int(entry["high"])).to(dtype)

@@ -6,6 +6,7 @@ iterative pass (nesting, tags, anchors) before the recursive composer sees them.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,8 +82,7 @@ def read_document(path: Path) -> Document:
         RecipeError: ``file:line: sentence``.
     """
     try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
+        data = _read(path)
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path} ({error.strerror})", "check the name") from error
     if len(data) > MAX_BYTES:
@@ -93,6 +93,13 @@ def read_document(path: Path) -> Document:
         line = data[: error.start].count(b"\n") + 1
         raise RecipeError(f"{path}:{line}: not UTF-8 text", "save the recipe as UTF-8") from error
     return parse_document(text, str(path))
+
+
+def _read(path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file")
+    with path.open("rb") as stream:
+        return stream.read(MAX_BYTES + 1)
 
 
 def parse_document(text: str, file: str) -> Document:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sslcli.data.source import Split
 from sslcli.data.stream import stream
 from sslcli.errors import DataError
+from sslcli.reference import describe
 from sslcli.training.task import Task, classification, is_constant
 from sslcli.training.world import ALONE, World
 
@@ -60,11 +61,28 @@ def measure(
     with mode(model, training=False), torch.no_grad():
         batches = torch.split(torch.arange(len(split)), batch_size)
         mine = [part for indices in batches if len(part := indices[world.rank :: world.size])]
-        for batch in stream(split, mine):
-            sums += _batch_sums(model, task, to_device(batch, device))
+        for number, batch in enumerate(stream(split, mine)):
+            with data_fit(first=number == 0):
+                sums += _batch_sums(model, task, to_device(batch, device))
     loss, metric, varied = world.sum(sums).tolist()
     metrics = {task.metric_name: metric / len(split), "loss": loss / len(split)}
     return Evaluation(metrics, len(split), constant=varied == 0 and len(split) > 1)
+
+
+@contextlib.contextmanager
+def data_fit(*, first: bool) -> Iterator[None]:
+    """An error of torch on the first batch becomes a DataError: the samples are not what the model takes."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if not first or "allocate memory" in str(error):
+            raise
+        raise DataError(
+            f"the model does not run on the data ({describe(error)})",
+            "check the shape of the samples and the number of classes",
+        ) from error
 
 
 def _batch_sums(model: nn.Module, task: Task, batch: tuple[Any, Any]) -> Tensor:

@@ -19,7 +19,7 @@ from sslcli.sparsity.schedule import ramp, staged
 from sslcli.sparsity.zeros import count_zeros, zero_groups, zero_masks
 from sslcli.training.control import Controller, Signs
 from sslcli.training.course import Place, plan_course
-from sslcli.training.evaluate import Evaluation, device_of, like, measure, to_device
+from sslcli.training.evaluate import Evaluation, data_fit, device_of, like, measure, to_device
 from sslcli.training.failure import check_finite, collapsed
 from sslcli.training.optimizer import prox_step_size
 from sslcli.training.progress import Observer, Progress
@@ -94,7 +94,7 @@ class Run:
         self.stepper = Stepper(model, task, options, self.device, teacher, world.replicate(model))
         self.parameters: dict[str, Tensor] = dict(self.stepper.parameters)
         self.report = Reporter(observers if world.writes else (), self.course, batch_size)
-        self.step = 0
+        self.step = self._first = 0
         self.epoch_ended = False
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.frozen: list[Tensor] | None = None
@@ -108,6 +108,7 @@ class Run:
         """Begin, or go on from ``state``."""
         if state is not None:
             self._restore(state)
+        self._first = self.step
         self.report.start(self.step, state.seconds if state is not None else 0.0)
         place = self.course.place(min(self.step, self.course.steps - 1))
         self.report.tell(Progress("start", place.phase.name, place.epoch, self.step))
@@ -121,7 +122,8 @@ class Run:
         lr = place.phase.lr * lr_factor(self.options, place.phase_epoch, place.phase_epochs)
         inputs, targets = self.batch(place.epoch, place.batch)
         torch.manual_seed(self._noise(place))
-        loss, outputs = self.stepper.step(inputs, targets, lr, self._factor(place))
+        with data_fit(first=self.step == self._first):
+            loss, outputs = self.stepper.step(inputs, targets, lr, self._factor(place))
         self.step += 1
         self.epoch_ended = place.ends_epoch
         if (

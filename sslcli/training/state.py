@@ -14,6 +14,7 @@ from torch import nn
 
 from sslcli.errors import InputError, UsageError
 from sslcli.files import atomic_output
+from sslcli.reference import describe
 
 _VERSION = 1
 
@@ -69,7 +70,7 @@ def read_state(path: Path, identity: Mapping[str, str]) -> RunState:
     except (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, AttributeError,
             pickle.UnpicklingError) as error:  # fmt: skip
         raise InputError(
-            f"{path} cannot be read as the state of a run ({error})", "start over with --force"
+            f"{path} cannot be read as the state of a run ({describe(error)})", "start over with --force"
         ) from error
     if version != _VERSION:
         raise InputError(f"{path} was written by another version of sslcli", "start over with --force")

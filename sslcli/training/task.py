@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sslcli.errors import DataError
+
 # The weight of auxiliary heads' losses in the networks that have them (Szegedy et al. 2015).
 _AUXILIARY = 0.3
 
@@ -45,12 +47,24 @@ def classification(label_smoothing: float = 0.0) -> Task:
 
     def loss(outputs: Any, targets: Tensor) -> Tensor:
         main, auxiliary = heads(outputs)
+        _check_labels(main, targets)
         total = F.cross_entropy(main, targets, label_smoothing=label_smoothing)
         for head in auxiliary:
             total = total + _AUXILIARY * F.cross_entropy(head, targets, label_smoothing=label_smoothing)
         return total
 
     return Task("classification", loss, correct, distill=soft_cross_entropy)
+
+
+def _check_labels(outputs: Tensor, targets: Tensor) -> None:
+    """Raise DataError where a label is no class of the model; on CUDA this would wait, and is left out."""
+    if targets.device.type == "cpu" and not targets.is_floating_point() and outputs.dim() > 1:
+        highest = int(targets.max())
+        if highest >= outputs.shape[1]:
+            raise DataError(
+                f"the data have the label {highest}, but the model tells {outputs.shape[1]} classes apart",
+                "use a model with as many outputs as the data have classes",
+            )
 
 
 def correct(outputs: Any, targets: Tensor) -> Tensor:
