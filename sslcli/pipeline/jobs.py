@@ -40,15 +40,16 @@ def evaluate(request: Request, observers: Observers = ()) -> results.EvaluateRes
     started = time.monotonic()
     device = choose_device(chosen.run)
     if is_onnx(request.source):
+        record = onnx_record(Path(request.source))  # vets the file before ONNX Runtime sees it
         model: Any = OnnxModule(Path(request.source), chosen.run.threads)
-        record, shape = onnx_record(Path(request.source)), model.input_shape
+        shape = model.input_shape
     else:
         loaded = load_model(request.source, chosen.model, chosen.run.seed, chosen.data)
         model, record, shape = loaded.model.to(device), loaded.record, input_shape_of(loaded)
     source = load_data(chosen.data, record, chosen.run.seed, shape)
     split = source.split(chosen.step.split)
-    with threads(chosen.run.threads):
     task = load_task(chosen.step.task)
+    with threads(chosen.run.threads):
         metrics = measure(model, task, split, batch_size=max(256, chosen.data.batch_size))
     return results.EvaluateResult(
         source=request.source,

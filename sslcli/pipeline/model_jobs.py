@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslcli.errors import InputError, PlanError
-from sslcli.files import atomic_output, lock_output
+from sslcli.files import atomic_output, lock_output, read_bounded
 from sslcli.options.common import DataOptions, ModelOptions, RunOptions
 from sslcli.options.steps import Settings
 from sslcli.pipeline import inputs, results
@@ -123,6 +123,7 @@ def apply_plan(
     """The small model as the user's own class: a plan's JSON, or a pruned model with its weights."""
     from sslcli import checkpoint
     from sslcli import plan as plans
+    from sslcli.checkpoint.reshape import reshaped
 
     if options.arch is None:
         raise InputError("apply-plan needs the class that the plan is for", "name it with --arch")
@@ -135,7 +136,8 @@ def apply_plan(
         if plan.suffix == ".json":
             fresh = inputs.load_model(f"arch:{options.arch}", options, 0)
             applied = plans.Plan.from_json(_read_json(plan))
-            small, example, record = plans.apply_plan(fresh.model, applied), fresh.example, fresh.record
+            small = reshaped(fresh.model, applied.to_json(), str(plan))
+            example, record = fresh.example, fresh.record
             record = dataclasses.replace(record, plan=applied.to_json())
         else:
             loaded = inputs.load_model(str(plan), options, 0)
@@ -316,8 +318,10 @@ def _probe(model: nn.Module, plan: Plan) -> None:
 
 
 def _read_json(path: Path) -> Any:
+    from sslcli.checkpoint.record import MAX_BYTES
+
     try:
-        return json.loads(path.read_text())
+        return json.loads(read_bounded(path, MAX_BYTES))
     except OSError as error:
         raise PlanError(f"cannot read the plan {path} ({error.strerror})", "check the name") from error
     except (ValueError, RecursionError) as error:

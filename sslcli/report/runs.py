@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sslcli.errors import InputError
-
 from sslcli.files import read_bounded
 from sslcli.reference import describe
 from sslcli.report.gathered import gathered
+
 RUN_SCHEMA = "sslcli/run/1"
+STEP_ID = re.compile(r"\w[\w.+ -]{0,100}")
+_MAX_BYTES = 256 << 20  # with the raw samples of every layer that was timed
 Json = Mapping[str, Any]
 
 
@@ -77,7 +80,7 @@ def read_run(folder: Path) -> Run:
             "run the recipe again with this version",
         )
     given, courses = {}, {}
-    for step in result["steps"]:
+    for step in _steps(result, folder):
         place = folder / step["id"]
         if (place / "step.json").is_file():
             given[step["id"]] = _read_json(place / "step.json", folder).get("given") or {}
@@ -87,9 +90,6 @@ def read_run(folder: Path) -> Run:
     return Run(folder, result, given, courses)
 
 
-def read_course(path: Path) -> list[Json]:
-    """The epoch records of ``metrics.jsonl``; none where there is no such file."""
-    if not path.is_file():
 def _steps(result: Json, folder: Path) -> list[Json]:
     """The steps, whose names are those of folders."""
     steps, models = result.get("steps"), result.get("models")
@@ -108,6 +108,9 @@ def _course_beside(step: Json, folder: Path) -> Path:
     return folder / f"{Path(str(outputs[0])).stem}.metrics.jsonl"
 
 
+def read_course(path: Path) -> list[Json]:
+    """The epoch records of ``metrics.jsonl``; none where there is no such file."""
+    if not path.is_file():
         return []
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -122,14 +125,14 @@ def _course_beside(step: Json, folder: Path) -> Path:
 
 def _read_json(path: Path, folder: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_bounded(path, _MAX_BYTES))
     except OSError as error:
         raise InputError(
             f"{folder} holds no finished run ({path.name}: {error.strerror})",
             "name a folder that `sslcli run` made",
         ) from error
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error})", "run the recipe again") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({describe(error)})", "run the recipe again") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is damaged (not an object)", "run the recipe again")
     return content
