@@ -1,4 +1,6 @@
+import ast
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +40,24 @@ def test_every_error_has_the_exit_code_of_the_contract():
 )
 def test_an_error_is_one_sentence_with_its_hint(hint, text):
     assert str(errors.ModelError("the file is empty", hint)) == text
+
+
+def calls_of_errors():
+    """Every place of the package where an error is made, by file and line."""
+    names = {name for name, kind in inspect.getmembers(errors, inspect.isclass) if name in CODES}
+    root = Path(errors.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
+                yield f"{path.relative_to(root)}:{node.lineno}", node
+
+
+def test_every_error_names_the_next_step():
+    found = list(calls_of_errors())
+    assert len(found) > 200
+    silent = [
+        place
+        for place, call in found
+        if len(call.args) < 2 and not any(keyword.arg == "hint" for keyword in call.keywords)
+    ]
+    assert silent == []

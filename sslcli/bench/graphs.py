@@ -65,7 +65,9 @@ def shaped_graph(model: ModelSource, settings: RunSettings) -> ShapedGraph:
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
-        raise GraphError(f"the shapes of {describe(model)} cannot be inferred ({error})") from error
+        raise GraphError(
+            f"the shapes of {describe(model)} cannot be inferred ({error})", "export the model again"
+        ) from error
     folder = model.parent if isinstance(model, Path) else Path()
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
     return ShapedGraph(
@@ -177,7 +179,10 @@ def _types(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto]) -> di
 
 def _value(graph: ShapedGraph, name: str) -> onnx.ValueInfoProto:
     if name not in graph.types:
-        raise GraphError(f"the shape of tensor {name} is not known before the model runs")
+        raise GraphError(
+            f"the shape of tensor {name} is not known before the model runs",
+            "time whole models: --layers none",
+        )
     found = graph.types[name]
     return onnx.helper.make_tensor_value_info(name, found.element, found.shape)
 

@@ -68,7 +68,7 @@ def read_proto(model: ModelSource) -> onnx.ModelProto:
             return onnx.load_from_string(model)
         proto = onnx.load(model, load_external_data=False)
     except OSError as error:
-        raise ModelError(f"cannot read {model!s} ({error.strerror or error})") from error
+        raise ModelError(f"cannot read {model!s} ({error.strerror or error})", "check the path") from error
     except Exception as error:  # protobuf's DecodeError is not part of its typed interface
         raise ModelError(
             f"{describe(model)} is not an ONNX model ({cause(error)})", "export it again"

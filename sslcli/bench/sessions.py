@@ -153,7 +153,9 @@ def _open(model: ModelSource, options: ort.SessionOptions, settings: RunSettings
             source, options, providers=[(PROVIDER_NAMES[settings.provider], chosen)], enable_fallback=0
         )
     except Exception as error:
-        raise ModelError(f"ONNX Runtime cannot open {describe(model)} ({cause(error)})") from error
+        raise ModelError(
+            f"ONNX Runtime cannot open {describe(model)} ({cause(error)})", "export it again"
+        ) from error
 
 
 @functools.cache
@@ -192,7 +194,10 @@ def _bind_or_explain(
     except InputError:
         raise
     except Exception as error:
-        raise ModelError(f"ONNX Runtime cannot run {describe(model)} ({cause(error)})") from error
+        raise ModelError(
+            f"ONNX Runtime cannot run {describe(model)} ({cause(error)})",
+            "give its --input-shape, or export it again",
+        ) from error
 
 
 def _to_device(value: Array, provider: Provider) -> ort.OrtValue:

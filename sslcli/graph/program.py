@@ -272,7 +272,10 @@ def _propagate(
         elif node.op == "call_function":
             values[node] = node.meta["val"] = _fake_result(mode, node, values)
             if _fixed_sizes(mode) > fixed:
-                raise GraphError(f"the edited graph fixes the batch at {node.name} ({node.target})")
+                raise GraphError(
+                    f"the edited graph fixes the batch at {node.name} ({node.target})",
+                    "please report the model; it is a fault of sslcli",
+                )
         node.meta.pop("tensor_meta", None)
 
 
@@ -289,4 +292,7 @@ def _fake_result(mode: FakeTensorMode, node: fx.Node, values: Mapping[fx.Node, A
         with mode, torch.no_grad(), enable_python_dispatcher():
             return node.target(*args, **kwargs)  # type: ignore[operator]
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise GraphError(f"the edited graph breaks at {node.name} ({node.target}): {error}") from error
+        raise GraphError(
+            f"the edited graph breaks at {node.name} ({node.target}): {error}",
+            "please report the model; it is a fault of sslcli",
+        ) from error

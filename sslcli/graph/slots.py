@@ -117,7 +117,10 @@ def run_op(
             return hint(value)
         found = constant(argument)
         if found is None:
-            raise GraphError(f"{where(node)} takes {argument.name}, whose value is not constant")
+            raise GraphError(
+                f"{where(node)} takes {argument.name}, whose value is not constant",
+                "give the model a constant there",
+            )
         return found
 
     args = fx.map_arg(node.args, substitute)

@@ -183,4 +183,7 @@ def _draw(random: np.random.Generator, value: onnx.ValueInfoProto, batch_size: i
         return random.standard_normal(shape, np.float32).astype(dtype)
     if np.issubdtype(dtype, np.integer) or dtype == np.bool_:
         return random.integers(0, 2, shape).astype(dtype)
-    raise VerificationError(f"input {value.name} has type {dtype}, for which no test input can be drawn")
+    raise VerificationError(
+        f"input {value.name} has type {dtype}, for which no test input can be drawn",
+        "export the model with inputs of numbers",
+    )

@@ -186,7 +186,9 @@ def _translate(program: Program) -> onnx.ModelProto:
             "replace that operator in the model",
         ) from error
     if written is None:
-        raise GraphError("the ONNX exporter gave nothing back")
+        raise GraphError(
+            "the ONNX exporter gave nothing back", "please report the model; it is a fault of sslcli"
+        )
     proto: onnx.ModelProto = written.model_proto
     return proto
 

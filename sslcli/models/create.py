@@ -113,7 +113,7 @@ def _torchvision_factory(name: str) -> Callable[..., Any]:
     # torchvision's own lookup folds case; the exact name keeps records unambiguous.
     names = models.list_models()
     if name not in names:
-        raise ModelError(f"torchvision has no model {name!r}{_nearest(name, names)}")
+        raise ModelError(f"torchvision has no model {name!r}{_nearest(name, names)}", "check the name")
 
     def factory(**arguments: object) -> object:
         return models.get_model(name, **{"weights": None, **arguments})
@@ -124,7 +124,7 @@ def _torchvision_factory(name: str) -> Callable[..., Any]:
 def _timm_factory(name: str) -> Callable[..., Any]:
     timm = _package("timm")
     if not timm.is_model(name):
-        raise ModelError(f"timm has no model {name!r}{_nearest(name, timm.list_models())}")
+        raise ModelError(f"timm has no model {name!r}{_nearest(name, timm.list_models())}", "check the name")
 
     def factory(**arguments: object) -> object:
         return timm.create_model(name, **arguments)

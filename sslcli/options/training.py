@@ -71,6 +71,9 @@ class TrainOptions(Options):
     channels_last: bool = Field(
         False, description="Compute convolutions in channels-last layout, often faster; one process."
     )
+    tensorboard: str | None = Field(
+        None, description="Folder that the course is written to for TensorBoard; default: none."
+    )
     deterministic: bool = Field(False, description="Only deterministic algorithms on CUDA too; slower.")
 
     @field_validator("amp", mode="before")

@@ -23,7 +23,7 @@ from sslcli.recipe.model import Recipe, Step
 SCHEMA = "sslcli/step/1"
 STEP_FILE = "step.json"
 # What a result does not depend on.
-_NEUTRAL = {"resume", "save_every_s", "save_every_steps", "workers", "data_root"}
+_NEUTRAL = {"resume", "save_every_s", "save_every_steps", "workers", "data_root", "tensorboard"}
 _LIBRARIES = ("torch", "numpy", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
 
 

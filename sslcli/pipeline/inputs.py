@@ -162,7 +162,7 @@ def choose_device(options: RunOptions) -> torch.device:
     except RuntimeError as error:
         raise UsageError(f"there is no device '{name}'", "use cpu, cuda, cuda:N or auto") from error
     if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"the device '{name}' is not one of cpu, cuda, cuda:N and auto")
+        raise UsageError(f"sslcli does not know the device '{name}'", "use cpu, cuda, cuda:N or auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(f"there is no device {name} here", "see `sslcli doctor`, or use --device cpu")
     return device

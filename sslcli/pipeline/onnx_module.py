@@ -42,7 +42,10 @@ class OnnxModule(nn.Module):
         try:
             outputs = [torch.from_numpy(array) for array in self.session.run(None, feeds)]
         except Exception as error:
-            raise ModelError(f"the ONNX model does not run on this data ({_first_line(error)})") from error
+            raise ModelError(
+                f"the ONNX model does not run on this data ({_first_line(error)})",
+                "name the data that it was trained on",
+            ) from error
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     @property

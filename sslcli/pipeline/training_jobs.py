@@ -77,7 +77,7 @@ def _run(request: Request, observers: Observers, method: Callable[..., TrainResu
                 batch_size=chosen.data.batch_size,
                 seed=chosen.run.seed,
                 device=device,
-                observers=_all_observers(observers, output, world),
+                observers=_all_observers(observers, output, chosen.step.tensorboard, world),
                 state_path=state_path(output),
                 identity={"threads": str(chosen.run.threads)},
                 world=world,
@@ -181,10 +181,19 @@ def _teacher(request: Request) -> Any:
     return inputs.load_model(name, chosen.model, chosen.run.seed, chosen.data).model
 
 
-def _all_observers(observers: Observers, output: Path, world: World) -> list[Callable[[Any], None]]:
+def _all_observers(
+    observers: Observers, output: Path, tensorboard: str | None, world: World
+) -> list[Callable[[Any], None]]:
+    if not world.writes:
+        return []
     from sslcli.training.progress import MetricsFile
 
-    return [*observers, MetricsFile(metrics_path(output))] if world.writes else []
+    found = [*observers, MetricsFile(metrics_path(output))]
+    if tensorboard is not None:
+        from sslcli.pipeline.tensorboard import TensorBoardLog
+
+        found.append(TensorBoardLog(Path(tensorboard)))
+    return found
 
 
 @contextlib.contextmanager

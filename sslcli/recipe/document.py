@@ -113,7 +113,9 @@ def parse_document(text: str, file: str) -> Document:
     if node is None:
         raise RecipeError(f"{file}:1: the recipe is empty", "`sslcli recipe init` writes one")
     if not isinstance(node, yaml.MappingNode):
-        raise RecipeError(f"{file}:{_line(node)}: a recipe is a mapping of keys to values")
+        raise RecipeError(
+            f"{file}:{_line(node)}: a recipe is a mapping of keys to values", "see `sslcli recipe init`"
+        )
     document.values = _Builder(document).build(node, ())
     return document
 
@@ -142,9 +144,9 @@ def _check_events(text: str, file: str) -> None:
         if documents > 1:
             raise RecipeError(f"{file}:{line}: a second document begins", "one recipe a file")
         if depth > MAX_DEPTH:
-            raise RecipeError(f"{file}:{line}: nested deeper than {MAX_DEPTH} levels")
+            raise RecipeError(f"{file}:{line}: nested deeper than {MAX_DEPTH} levels", "write it flatter")
         if nodes > MAX_NODES:
-            raise RecipeError(f"{file}:{line}: more than {MAX_NODES} values")
+            raise RecipeError(f"{file}:{line}: more than {MAX_NODES} values", "split the recipe")
         if tag not in (None, "!") and tag not in _CORE_TAGS:
             raise RecipeError(f"{file}:{line}: the tag '{tag}' is not allowed", "recipes have plain values")
 

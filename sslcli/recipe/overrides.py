@@ -29,7 +29,7 @@ def override(document: Document, setting: str) -> None:
     try:
         value = parse_value(text)
     except RecipeError as error:
-        raise UsageError(f"the value of --set {setting!r} is not YAML ({error.what})") from error
+        raise UsageError(f"the value of --set {setting!r} is not YAML ({error.what})", "quote it") from error
     path = _resolve(document, key.split("."), setting)
     _assign(document.values, path, value, setting)
     document.places[path] = f"--set {key}"
@@ -63,5 +63,5 @@ def _assign(values: Any, path: tuple[Key, ...], value: object, setting: str) -> 
         else:
             break
     if not isinstance(values, dict):
-        raise UsageError(f"--set {setting}: '{path[-2]}' has no keys of its own")
+        raise UsageError(f"--set {setting}: '{path[-2]}' has no keys of its own", "set the whole value")
     values[str(path[-1])] = value

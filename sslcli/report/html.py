@@ -13,7 +13,7 @@ import jinja2
 import sslcli
 from sslcli.errors import SslcliError
 from sslcli.files import atomic_output
-from sslcli.report import figures, page_tables
+from sslcli.report import figures, network, page_tables
 from sslcli.report.figures import Figure
 from sslcli.report.runs import ReportResult, Run, read_run
 
@@ -32,6 +32,7 @@ class RunPage:
     steps: page_tables.Grid
     host: dict[str, str]
     costs: list[Figure] = field(default_factory=list)
+    network: network.Drawing | None = None
     maps: list[Figure] = field(default_factory=list)
     maps_left_out: int = 0
     curves: dict[str, list[Figure]] = field(default_factory=dict)
@@ -84,7 +85,10 @@ def render_page(runs: Sequence[Run]) -> str:
 
 
 def _page(run: Run, prefix: str, draw: bool) -> RunPage:
+    notices: list[str] = []
     page = RunPage(
+        network=_network(run, notices),
+        notices=notices,
         run=run,
         tiles=page_tables.tiles(run),
         models=page_tables.models(run),
@@ -99,6 +103,27 @@ def _page(run: Run, prefix: str, draw: bool) -> RunPage:
             page.curves[step] = figures.training_curves(step, records, prefix)
         return _with_maps(page, prefix)
     return page
+
+
+def _network(run: Run, notices: list[str]) -> network.Drawing | None:
+    """The graph of the first model that is there as a whole, with what the last one kept."""
+    files = [run.model_file(model["id"]) for model in run.models]
+    first = next((path for path in files if path.is_file()), None)
+    if first is None or len(run.models) < 2:
+        return None
+    from sslcli import checkpoint
+    from sslcli.graph.trace import trace
+
+    try:
+        loaded = checkpoint.load(first)
+        parts = network.parts_of(trace(loaded.model, loaded.example))
+    except SslcliError as error:  # the page says so and goes on
+        notices.append(f"No picture of the network: {error.what}.")
+        return None
+    if len(parts) > network.MOST_BOXES:
+        notices.append(f"The network has {len(parts)} parts, too many for a picture.")
+        return None
+    return network.drawing(parts, run.models[0]["layers"], run.models[-1]["layers"])
 
 
 def _with_maps(page: RunPage, prefix: str) -> RunPage:

@@ -21,6 +21,8 @@ from sslcli.surgery.cut import Cut, Kept
 
 aten = torch.ops.aten
 
+_FAULT = "please report the model; it is a fault of sslcli"
+
 
 class Rewriter:
     """A graph that is being edited, beside the original nodes and the cut that speaks of them."""
@@ -76,7 +78,7 @@ def _sizes(rewriter: Rewriter, old: fx.Node, sizes: Sequence[Any], offset: int =
     for position in unknown[1:] if len(unknown) > 1 else []:
         size = old.meta["val"].shape[position + offset]
         if not isinstance(size, int):
-            raise GraphError(f"{where(old)}: two sizes that depend on the batch change at once")
+            raise GraphError(f"{where(old)}: two sizes that depend on the batch change at once", _FAULT)
         result[position] = len(kept[position + offset]) if position + offset in kept else size
     return result
 
@@ -146,7 +148,7 @@ def select(rewriter: Rewriter, old: fx.Node) -> None:
     index = int(arguments["index"]) % shape_of(source)[dim]
     places = torch.nonzero(kept == index).reshape(-1)
     if len(places) == 0:
-        raise GraphError(f"{where(old)}: the selected place was cut although it is needed")
+        raise GraphError(f"{where(old)}: the selected place was cut although it is needed", _FAULT)
     rewriter.new[old].update_arg(2, int(places[0]))
 
 
@@ -228,7 +230,7 @@ def reindex(rewriter: Rewriter, old: fx.Node) -> None:
     position[have] = torch.arange(len(have))
     index = position[want]
     if bool((index < 0).any()):
-        raise GraphError(f"{where(old)}: a place was cut although it is needed")
+        raise GraphError(f"{where(old)}: a place was cut although it is needed", _FAULT)
     emit_index(rewriter, old, source, axis, index)
 
 

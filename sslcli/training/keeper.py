@@ -13,7 +13,7 @@ from sslcli.training.signals import Requests
 from sslcli.training.state import RunState, read_state, write_state
 
 # Options that may change between a run and its continuation.
-_FREE = {"resume", "save_every_s", "save_every_steps"}
+_FREE = {"resume", "save_every_s", "save_every_steps", "tensorboard"}
 
 
 class Keeper:

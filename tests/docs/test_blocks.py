@@ -27,6 +27,7 @@ from sslcli.cli.main import cli, main
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if "_build" not in page.parts and "reference" not in page.parts]
+SKETCHES = {"docs/architecture.md"}  # its blocks are signatures
 SLOW = {"docs/howto/resnet.md", "docs/howto/transformer.md"}
 BLOCK = re.compile(r"((?:^<!--.*?-->\n+)*)^```([\w-]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FILE = re.compile(r"^(?:#|//)\s*([\w./-]*\w\.\w+|Makefile|CMakeLists\.txt)\s*$")
@@ -83,7 +84,7 @@ def name_of(page):
 
 def with_code():
     """Pages that have something to run; a slow one is left to `make test-full`."""
-    for page in PAGES:
+    for page in (page for page in PAGES if name_of(page) not in SKETCHES):
         if any(block.language not in SHOWN and not block.not_run for block in blocks(page)):
             marks = [pytest.mark.slow] if name_of(page) in SLOW else []
             yield pytest.param(page, id=name_of(page), marks=marks)
@@ -155,11 +156,13 @@ def test_blocks_that_are_not_run_say_why_and_have_known_options(page):
             subprocess.run(["bash", "-n", "-c", block.text], check=True)
             for line in shell_lines(block.text):
                 check_options(line, block.where)
-        elif block.language == "python":
+        elif block.language == "python" and name_of(page) not in SKETCHES:
             compile(block.text, block.where, "exec")
 
 
 def check_options(line, where):
+    if "sslcli " not in line:
+        return
     for part in re.split(r"\||&&|;", line):
         words = shlex.split(part, comments=True)
         while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):

@@ -29,7 +29,7 @@ def test_training_results_carry_their_command_in_the_schema(command):
 
 
 def test_a_failure_is_told_with_its_exit_code():
-    made = to_json(results.BenchResult([], [], {}, {}, GateError("too slow", "make it faster")))
+    made = to_json(results.BenchResult([], [], {}, {}, failure=GateError("too slow", "make it faster")))
     assert made["failure"] == {"exit_code": 7, "what": "too slow", "hint": "make it faster"}
 
 
