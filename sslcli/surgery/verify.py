@@ -78,7 +78,8 @@ def agreement(
         for want, got in zip(run(masked, weights, inputs), run(small, small_weights, inputs), strict=True):
             if want.shape != got.shape:
                 raise VerificationError(
-                    f"an output has shape {tuple(got.shape)} instead of {tuple(want.shape)}"
+                    f"an output has shape {tuple(got.shape)} instead of {tuple(want.shape)}",
+                    "please report the model; it is a fault of sslcli",
                 )
             if not want.is_floating_point():
                 continue
