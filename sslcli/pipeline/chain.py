@@ -205,7 +205,13 @@ def _output(step: Step, folder: Path) -> Path | None:
 
 def _request(recipe: Recipe, step: Step, folder: Path) -> Request:
     outputs = {need: _output(recipe.step(need), folder) for need in step.needs}
-    made = [str(path) for path in outputs.values() if path is not None]
+    named = {getattr(step.settings.step, name, None) for name in REFERENCES}  # by an option, as the baseline
+    first = next(iter(step.needs), None)
+    made = [
+        str(path)
+        for need, path in outputs.items()
+        if path is not None and (need == first or need not in named)
+    ]
     own = _output(step, folder)
     return Request(
         command=step.uses,

@@ -278,3 +278,21 @@ def test_weights_that_are_not_there_are_named_with_their_line(tmp_path, calls):
     path.write_text(RECIPE.replace("{arch: lenet}", "{arch: lenet, weights: none.pth}"))
     with pytest.raises(RecipeError, match=r"r.yaml:2: the saved model none.pth does not exist"):
         chain.run(load_recipe(path), tmp_path / "out")
+
+
+def test_the_baseline_of_a_bench_is_timed_once(tmp_path, calls, monkeypatch):
+    seen = []
+
+    def bench(request, observers):
+        seen.append(request)
+        return TrainingResult("bench", request.source, "", {}, 1, 1, 0.0, {}, {})
+
+    monkeypatch.setitem(jobs.JOBS, "bench", bench)
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        RECIPE + "  - {id: speed, uses: bench, needs: [third, second], with: {baseline: first}}\n"
+    )
+    chain.run(load_recipe(path), tmp_path / "out")
+    models = {name: str(tmp_path / "out" / name / "model.pt2") for name in ("first", "second", "third")}
+    assert seen[0].settings.step.baseline == models["first"]
+    assert (seen[0].source, seen[0].others) == (models["third"], (models["second"],))
