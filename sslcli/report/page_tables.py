@@ -158,8 +158,9 @@ def _accuracy_tile(before: Json, after: Json, samples: int | None) -> Tile | Non
     change = before["error"] - after["error"]
     detail = ""
     if samples:
-        low, high = wilson((1 - after["error"]) * samples, samples)
-        detail = f"95 % interval {100 * low:.2f} to {100 * high:.2f} %, {samples} samples"
+        spans = [wilson((1 - model["error"]) * samples, samples) for model in (before, after)]
+        words = [f"{100 * low:.2f} to {100 * high:.2f} %" for low, high in spans]
+        detail = f"95 % intervals {words[0]} before, {words[1]} after, {samples} samples"
     return Tile(
         "test accuracy",
         f"{100 * (1 - before['error']):.2f} %",

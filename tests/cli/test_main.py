@@ -1,7 +1,9 @@
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -143,3 +145,29 @@ def test_every_number_has_its_unit(name):
 def test_no_colour_off_a_terminal(capfd):
     main(["pruen"])
     assert "\x1b" not in capfd.readouterr().err
+
+
+def completed(*words):
+    """What a shell offers for the last of ``words``, by the installed script."""
+    environment = {
+        **os.environ,
+        "_SSLCLI_COMPLETE": "bash_complete",
+        "COMP_WORDS": " ".join(["sslcli", *words]),
+        "COMP_CWORD": str(len(words)),
+    }
+    script = Path(sys.executable).with_name("sslcli")
+    done = subprocess.run([script], env=environment, capture_output=True, text=True, check=True)
+    return [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+
+def test_a_shell_completes_commands_options_and_choices():
+    assert completed("pru") == ["prune"]
+    assert completed("prune", "x.pt2", "--thr") == ["--threshold", "--threads"]
+    assert completed("regularize", "x.pt2", "--solver", "p") == ["prox"]
+
+
+def test_the_package_can_be_run_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "sslcli", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("sslcli, version ")

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from sslcli.cli.main import main
+from sslcli.recipe import load_recipe
 
 GOOD = """\
 version: 1
@@ -79,6 +80,18 @@ def test_init_of_weights_keeps_odd_names(tmp_path, capfd):
     (tmp_path / "mine.yaml").write_text(text)
     assert main(["recipe", "explain", str(tmp_path / "mine.yaml")]) == 0
     assert "starts from the weights my weights: 1.pth, on imagefolder:a b" in capfd.readouterr().out
+
+
+def test_init_of_weights_compares_with_the_weights_as_they_are(tmp_path):
+    path = tmp_path / "mine.yaml"
+    assert main(["recipe", "init", "w.pth", "--arch", "mlp", "--data", "mnist-5k", "-o", str(path)]) == 0
+    steps = load_recipe(path).steps
+    assert [step.id for step in steps] == ["baseline", "before", "sparse", "small", "onnx", "after", "speed"]
+    needs = {step.id: step.needs for step in steps}
+    assert needs["sparse"] == ()  # the recipe's own model, not the export of it
+    assert set(needs["speed"]) == {"onnx", "baseline"}
+    assert steps[2].settings.step.target == {"macs": 0.5}
+    assert all(line.lstrip().startswith("#") for line in path.read_text().splitlines()[:3])
 
 
 def test_the_schema_knows_every_command_and_option(capfd):

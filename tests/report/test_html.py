@@ -81,8 +81,9 @@ def test_the_pictures_are_those_of_the_run(page):
 def test_the_summary_says_before_after_and_how_sure(page):
     for words in ("99.20 %", "was 99.10 %", "+0.10 points", "14.9 %", "4.00x", "95 % interval 3.88-4.12"):
         assert words in page.words
-    low, high = wilson(992, 1000)
-    assert f"95 % interval {100 * low:.2f} to {100 * high:.2f} %, 1000 samples" in page.words
+    spans = [wilson(right, 1000) for right in (991, 992)]
+    before, after = (f"{100 * low:.2f} to {100 * high:.2f} %" for low, high in spans)
+    assert f"95 % intervals {before} before, {after} after, 1000 samples" in page.words
 
 
 def test_layers_steps_host_and_command_are_there(page):
@@ -139,7 +140,7 @@ def test_a_model_that_cannot_be_read_is_said(write_run, tmp_path):
 
 def test_a_run_without_models_is_a_page_too(write_run, tmp_path):
     write_report(write_run(tmp_path / "demo", models=[], steps=[]), tmp_path / "report.html")
-    assert "The steps of the recipe" in Page((tmp_path / "report.html").read_text()).words
+    assert "The steps, with the options that were given" in Page((tmp_path / "report.html").read_text()).words
 
 
 @pytest.mark.parametrize(
