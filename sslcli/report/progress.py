@@ -119,12 +119,13 @@ def _zeros(record: Progress) -> list[str]:
 
 
 def _left(record: Progress) -> list[str]:
-    names = {"macs": "MACs", "params": "parameters"}
-    return [
-        f"{names.get(name, name)} {per_cent(fraction)}"
-        for name, fraction in record.left.items()
-        if name != "params"
-    ]
+    """What pruning now would leave: the arithmetic as executed, and as packed where that is less."""
+    left = record.left
+    shown = [f"MACs {per_cent(left['macs'])}"] if "macs" in left else []
+    packed = left.get("macs_packed")
+    if packed is not None and packed < 0.995 * left.get("macs", 1.0):
+        shown.append(f"packed {per_cent(packed)}")
+    return shown
 
 
 def _strengths(record: Progress) -> str:

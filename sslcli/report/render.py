@@ -88,7 +88,7 @@ def _report(console: Console, result: ReportResult) -> None:
     file_line(console, f"report on {', '.join(result.runs)}", result.output)
 
 
-_CAPITALS = {"macs": "MACs", "params": "parameters"}
+_CAPITALS = {"macs": "MACs", "macs_packed": "packed MACs", "params": "parameters"}
 
 _PRINTERS: dict[type, Callable[[Console, Any], None]] = {
     results.TrainingResult: _training,

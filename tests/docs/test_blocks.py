@@ -14,6 +14,7 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -109,6 +110,25 @@ def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch, capfd):
         for name in set(sys.modules) - known:
             if str(getattr(sys.modules[name], "__file__", "") or "").startswith(str(tmp_path)):
                 del sys.modules[name]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("cmake") and shutil.which("g++")), reason="no C++ compiler and cmake")
+def test_the_pt2_runs_from_cpp(tmp_path, monkeypatch):
+    """The blocks of the page on serving that the default tests do not run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    page = list(blocks(ROOT / "docs" / "howto" / "deploy.md"))
+    assert main(["prune", "arch:lenet", "--target", "macs=0.5", "-o", "small.pt2", "-q"]) == 0
+    for block in page:
+        if block.file is not None:
+            (tmp_path / block.file).write_text(block.text)
+    [build] = [block for block in page if block.language == "sh" and block.not_run]
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", build.text], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith("[5, 10]")
 
 
 def run(block, folder, capfd):

@@ -57,6 +57,13 @@ def test_strengths_of_many_layers_are_a_range():
     assert "strengths filter 0.01-0.29, shape 0.5" in describe(record).plain
 
 
+def test_packed_arithmetic_is_told_where_it_is_less():
+    packed = dataclasses.replace(EPOCH, left={"macs": 0.3, "macs_packed": 0.2, "params": 0.5})
+    assert "MACs 30 %  packed 20 %" in describe(packed).plain
+    same = dataclasses.replace(EPOCH, left={"macs": 0.3, "macs_packed": 0.3})
+    assert "packed" not in describe(same).plain
+
+
 def test_the_metric_of_another_task_is_shown_by_its_name():
     record = dataclasses.replace(EPOCH, metrics={"iou": 0.5, "loss": 0.1})
     assert "iou 0.5000" in describe(record).plain
