@@ -7,6 +7,7 @@ where none is given (some minutes). Needs chromium.
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from rich.terminal_theme import MONOKAI
 
 from sslcli.cli import terminal
 from sslcli.cli.main import main as sslcli
+from sslcli.pipeline import results
+from sslcli.report import render
 
 ROOT = Path(__file__).parents[1]
 IMAGES = Path(__file__).parent / "images"
@@ -69,11 +72,21 @@ def recorded(name: str, title: str) -> Iterator[None]:
         console.save_svg(str(IMAGES / name), title="sslcli", theme=MONOKAI, unique_id=name.partition(".")[0])
 
 
+def result_of(run: Path) -> results.RunResult:
+    """What the run returned, as its ``run.json`` has it."""
+    kept = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    steps = [results.StepOutcome(**step) for step in kept["steps"]]
+    models = [results.ModelRow(**model) for model in kept["models"]]
+    return results.RunResult(
+        kept["recipe"], kept["folder"], False, kept["seconds"], steps, models, kept["report"]
+    )  # fmt: skip
+
+
 def shoot_terminal(run: Path) -> None:
     """The closing tables of a run, a training's progress, and what inspect says."""
     recipe = "recipes/demo.yaml"
     with recorded("terminal-run.svg", f"sslcli run {recipe}"):
-        sslcli(["run", str(ROOT / recipe), "-o", str(run)])
+        render(terminal._console(stderr=False), result_of(run))
     sparse = str(run / "sparse" / "model.pt2")
     with recorded("terminal-inspect.svg", "sslcli inspect sparse.pt2"):
         sslcli(["inspect", sparse])
