@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from sslcli.checkpoint import Checkpoint, Record
+    from sslcli.checkpoint.record import InputSpec
     from sslcli.data import DataSource
 
 
@@ -33,7 +34,7 @@ def load_model(source: str, options: ModelOptions, seed: int, data: DataOptions 
         source: as named on the command line.
         options: how it is read.
         seed: of a fresh model.
-        data: what tells the shape of its inputs where neither file nor architecture does.
+        data: a sample of it tells what the model takes where neither file nor architecture does.
 
     Raises:
         ModelError: the file is missing, damaged or not what it is said to be.
@@ -41,10 +42,11 @@ def load_model(source: str, options: ModelOptions, seed: int, data: DataOptions 
     try:
         return _load(source, options, seed)
     except UnknownShapeError:
-        shape = None if data is None else _shape_of_samples(data, seed)
-        if not shape:
+        specs = () if data is None else _inputs_of_samples(data, seed)
+        if not specs:
             raise
-        return _load(source, options.model_copy(update={"input_shape": shape}), seed)
+        loaded = _load(source, options.model_copy(update={"input_shape": specs[0].shape}), seed)
+        return _with_inputs(loaded, specs)
 
 
 def warn_of(loaded: Checkpoint, source: str) -> None:
@@ -66,10 +68,28 @@ def _load(source: str, options: ModelOptions, seed: int) -> Checkpoint:
     )
 
 
-def _shape_of_samples(options: DataOptions, seed: int) -> tuple[int, ...] | None:
-    from sslcli.checkpoint import Record
+def _inputs_of_samples(options: DataOptions, seed: int) -> tuple[InputSpec, ...]:
+    """Shape and kind of what a sample holds; nothing where no data set is named."""
+    import torch
 
-    return None if options.data is None else load_data(options, Record(), seed, None).input_shape
+    from sslcli.checkpoint import Record
+    from sslcli.checkpoint.examples import input_specs
+
+    if options.data is None:
+        return ()
+    source = load_data(options, Record(), seed, None)
+    split = source.train or source.validation or source.test
+    if split is None:
+        return ()
+    inputs, _ = split.batch(torch.tensor([0]))
+    return input_specs(tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,))
+
+
+def _with_inputs(loaded: Checkpoint, specs: tuple[InputSpec, ...]) -> Checkpoint:
+    from sslcli.checkpoint.examples import make_example
+
+    record = dataclasses.replace(loaded.record, inputs=specs)
+    return dataclasses.replace(loaded, record=record, example=make_example(specs))
 
 
 def code_arch(options: ModelOptions) -> str | None:

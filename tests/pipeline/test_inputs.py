@@ -87,3 +87,25 @@ def test_the_data_tell_what_a_state_dict_takes(tmp_path):
     assert loaded.example[0].shape == (2, 1, 28, 28)
     with pytest.raises(ModelError, match="shape of the inputs"):
         load_model(str(tmp_path / "w.pth"), arch, 0, options())
+
+
+TOKENS = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+def make():
+    return nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(20, 2))
+
+def data():
+    part = TensorDataset(torch.arange(5).repeat(4, 1), torch.zeros(4, dtype=torch.long))
+    return part, part
+"""
+
+
+def test_the_data_tell_that_inputs_are_token_numbers(tmp_path):
+    (tmp_path / "net.py").write_text(TOKENS)
+    arch = ModelOptions.model_validate({"arch": f"{tmp_path}/net.py:make"})
+    loaded = load_model(f"arch:{arch.arch}", arch, 0, options(data=f"{tmp_path}/net.py:data"))
+    assert (loaded.example[0].dtype, loaded.example[0].shape) == (torch.int64, (2, 5))
+    assert loaded.model(*loaded.example).shape == (2, 2)
