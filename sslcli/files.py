@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TextIO
 
 from sslcli.errors import OutputError
 
+_NO_SPACE_BYTES = 1 << 16
 # What write(2) and fsync(2) report without naming a file.
 _WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
@@ -126,6 +128,20 @@ def _remove_leftovers(path: Path) -> None:
     for entry in path.parent.iterdir():
         if name.fullmatch(entry.name):
             entry.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def write_errors(temporary: Path, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn what a library's own writer raises into the OSError behind it.
+
+    Such writers keep the system's message as text at best, so it is told from the space that is left.
+    """
+    try:
+        yield
+    except kinds as error:
+        full = shutil.disk_usage(temporary.parent).free < _NO_SPACE_BYTES
+        code = errno.ENOSPC if full else errno.EIO
+        raise OSError(code, os.strerror(code), str(temporary)) from error
 
 
 def output_error(path: Path, error: OSError) -> OutputError:

@@ -1,9 +1,14 @@
 """What several test files share."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # what test files import from here: forked
+
+from forked import Server
 
 
 @pytest.fixture
@@ -13,6 +18,14 @@ def assets():
     if not folder:
         pytest.skip("SSLCLI_TEST_ASSETS does not name the folder of public data and checkpoints")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A process that runs command lines in forks of itself."""
+    server = Server()
+    yield server
+    server.close()
 
 
 @pytest.fixture(autouse=True)

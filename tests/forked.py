@@ -2,12 +2,16 @@
 
 A server process imports everything once; each command then runs in a fork of it, so that a hundred of them
 cost seconds. The fork has a processor limit, an address space limit and a home and a temporary folder of its
-own, and calls the same ``main`` as ``python -m sslcli``.
+own, and calls the same ``main`` as ``python -m sslcli``. On request something goes wrong in it: it is killed
+at a certain call, or that call fails, or files cannot grow.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
+import io
+import itertools
 import json
 import os
 import resource
@@ -15,13 +19,40 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 CPU_S = 10
 MEMORY_BYTES = 2 << 30
+_TROUBLED_S = 300
 _WALL_S = 40  # for a process that sleeps; a busy one is ended by CPU_S, whatever else the machine does
 _HASHED = 1 << 20
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What goes wrong in one command; with any, the limits on time and memory are off.
+
+    Attributes:
+        call: a function by its import path, such as ``os.fsync``; empty: none.
+        number: its call, from 1, that goes wrong.
+        error: the errno that the call raises; 0: the process is killed there by SIGKILL.
+        half: of a call ``torch.save``: write half of it first.
+        file_bytes: the size that no file can exceed (RLIMIT_FSIZE); 0: any.
+        after_s: seconds until the process is killed by SIGKILL; 0: never.
+        user: run as this user, if we may.
+        clock_back: ``time.time`` goes backwards.
+    """
+
+    call: str = ""
+    number: int = 1
+    error: int = 0
+    half: bool = False
+    file_bytes: int = 0
+    after_s: float = 0.0
+    user: int = 0
+    clock_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,11 +78,12 @@ class Server:
             text=True,
         )
 
-    def run(self, arguments: list[str], place: Path) -> Outcome:
+    def run(self, arguments: list[str], place: Path, trouble: Trouble | None = None) -> Outcome:
         """Run ``sslcli ARGUMENTS`` in ``place/work``."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([arguments, str(place)]) + "\n")
+        request = [arguments, str(place), asdict(trouble) if trouble else None]
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return Outcome(**json.loads(self._process.stdout.readline()))
 
@@ -80,8 +112,9 @@ def _serve() -> None:
     os.dup2(2, 1)
     _import_everything()
     for line in sys.stdin:
-        arguments, place = json.loads(line)
-        replies.write(json.dumps(_outcome(arguments, Path(place))) + "\n")
+        arguments, place, trouble = json.loads(line)
+        outcome = _outcome(arguments, Path(place), None if trouble is None else Trouble(**trouble))
+        replies.write(json.dumps(outcome) + "\n")
         replies.flush()
 
 
@@ -114,14 +147,14 @@ def _import_everything() -> None:
     PIL.Image.init()
 
 
-def _outcome(arguments: list[str], place: Path) -> dict[str, object]:
+def _outcome(arguments: list[str], place: Path, trouble: Trouble | None) -> dict[str, object]:
     for name in ("home", "tmp"):
         (place / name).mkdir(exist_ok=True)
     out, err = place / "out", place / "err"
     child = os.fork()
     if child == 0:
-        _become(arguments, place, out, err)
-    status, usage = _wait(child)
+        _become(arguments, place, out, err, trouble)
+    status, usage = _wait(child, trouble)
     result = {
         "code": os.waitstatus_to_exitcode(status),
         "out": out.read_text(errors="replace"),
@@ -134,8 +167,9 @@ def _outcome(arguments: list[str], place: Path) -> dict[str, object]:
     return result
 
 
-def _wait(child: int) -> tuple[int, resource.struct_rusage]:
-    end = time.monotonic() + _WALL_S
+def _wait(child: int, trouble: Trouble | None) -> tuple[int, resource.struct_rusage]:
+    seconds = _WALL_S if trouble is None else trouble.after_s or _TROUBLED_S
+    end = time.monotonic() + seconds
     while True:
         found, status, usage = os.wait4(child, os.WNOHANG)
         if found:
@@ -145,7 +179,7 @@ def _wait(child: int) -> tuple[int, resource.struct_rusage]:
         time.sleep(0.005)
 
 
-def _become(arguments: list[str], place: Path, out: Path, err: Path) -> None:
+def _become(arguments: list[str], place: Path, out: Path, err: Path, trouble: Trouble | None) -> None:
     code = 99
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -153,7 +187,10 @@ def _become(arguments: list[str], place: Path, out: Path, err: Path) -> None:
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
         os.environ.update(HOME=str(place / "home"), TMPDIR=str(place / "tmp"), COLUMNS="80")
         os.chdir(place / "work")
-        _limit()
+        if trouble is None:
+            _limit()
+        else:
+            _prepare(trouble)
         from sslcli.cli.main import main
 
         code = main(arguments)
@@ -161,6 +198,38 @@ def _become(arguments: list[str], place: Path, out: Path, err: Path) -> None:
         sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+def _prepare(trouble: Trouble) -> None:
+    if trouble.file_bytes:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write then fails with EFBIG
+        resource.setrlimit(resource.RLIMIT_FSIZE, (trouble.file_bytes, trouble.file_bytes))
+    if trouble.user and os.getuid() == 0:
+        os.setgroups([])
+        os.setgid(trouble.user)
+        os.setuid(trouble.user)
+    if trouble.clock_back:
+        start, ticks = time.time(), itertools.count()
+        time.time = lambda: start - 3600.0 * next(ticks)
+    if not trouble.call:
+        return
+    owner_name, _, name = trouble.call.rpartition(".")
+    owner = importlib.import_module(owner_name)
+    real, count = getattr(owner, name), itertools.count(1)
+
+    def troubled(*args: Any, **kwargs: Any) -> Any:
+        if next(count) != trouble.number:
+            return real(*args, **kwargs)
+        if trouble.half:
+            stream = io.BytesIO()
+            real(args[0], stream)
+            Path(args[1]).write_bytes(stream.getvalue()[: stream.tell() // 2])
+        if trouble.error:
+            raise OSError(trouble.error, os.strerror(trouble.error))
+        os.kill(os.getpid(), signal.SIGKILL)
+        return None
+
+    setattr(owner, name, troubled)
 
 
 def _limit() -> None:

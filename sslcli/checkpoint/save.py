@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ from sslcli.checkpoint.pt2 import RECORD_FILE, vet
 from sslcli.checkpoint.record import METADATA_KEY, Record
 from sslcli.checkpoint.states import read_pickle, read_safetensors
 from sslcli.errors import GraphError, ModelError, UsageError, VerificationError
-from sslcli.files import atomic_output
+from sslcli.files import atomic_output, write_errors
 from sslcli.graph.module import TracedModule
 from sslcli.graph.program import Program
 from sslcli.graph.trace import trace
@@ -176,7 +177,8 @@ def _save_safetensors(model: nn.Module, path: Path, record: Record) -> None:
     # One entry only: the library writes several in random order, and equal models shall give equal bytes.
     metadata = {METADATA_KEY: dataclasses.replace(record, tied=tied).to_json()}
     with atomic_output(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        with write_errors(temporary, SafetensorError):
+            save_file(tensors, temporary, metadata=metadata)
         _verify_tensors(tensors, read_safetensors(temporary).tensors, path)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,14 +45,33 @@ class _Requests:
 
 def _worker_stream(split: SampleSplit, batches: Iterable[Tensor], seed: int, epoch: int) -> Iterator[Batch]:
     # its own generator: the loader would draw its workers' base seed from the global one
-    loader: DataLoader[object] = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         _Requests(split, seed, epoch),  # type: ignore[arg-type]
         batch_size=None,
         sampler=batches,
         num_workers=split.workers,
         generator=torch.Generator(),
     )
-    for made in loader:
-        if isinstance(made[0], str):
-            raise DataError(made[0], made[1])
-        yield made
+    made = iter(loader)
+    while True:
+        with _deaths_told(split):
+            batch = next(made, None)
+        if batch is None:
+            return
+        if isinstance(batch[0], str):
+            raise DataError(batch[0], batch[1])
+        yield batch
+
+
+@contextlib.contextmanager
+def _deaths_told(split: SampleSplit) -> Iterator[None]:
+    """What torch raises where a worker is gone becomes a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"a process that read data died while it made samples of {split.name}",
+            "the system kills processes when memory is short: use fewer --workers, and run again to go on",
+        ) from error

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sslcli.errors import TargetError
+from sslcli.errors import OutputError, TargetError
 from sslcli.files import lock_output
 from sslcli.pipeline import inputs
 from sslcli.pipeline.outputs import check_output
@@ -99,6 +99,7 @@ def _finished(
     metrics = _metrics(trained, source, task)
     record = _record(request, loaded, source, trained, metrics)
     if world.writes:
+        _require_still_free(request)
         checkpoint.save(trained, output, record=record)
         state_path(output).unlink(missing_ok=True)
     fit = trained.fit
@@ -120,6 +121,15 @@ def _finished(
         notes=list(loaded.notes),
         shape=shape_of_model(trained.model, trained.example),
     )
+
+
+def _require_still_free(request: Request) -> None:
+    """Training takes hours, in which somebody else may have written the output; the state is kept then."""
+    try:
+        check_output(request)
+    except OutputError as error:
+        hint = "move it away and run the same command again, which goes on from the state that was kept"
+        raise OutputError(error.what, hint) from error
 
 
 def _metrics(trained: TrainResult, source: DataSource, task: Task | None) -> dict[str, dict[str, float]]:

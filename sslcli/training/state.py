@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sslcli.errors import InputError, UsageError
-from sslcli.files import atomic_output
+from sslcli.files import atomic_output, write_errors
 from sslcli.reference import describe
 
 _VERSION = 1
@@ -52,7 +52,7 @@ class RunState:
 
 def write_state(path: Path, state: RunState) -> None:
     """Replace the state at ``path``; what stood there is intact until the new one is whole."""
-    with atomic_output(path) as temporary:
+    with atomic_output(path) as temporary, write_errors(temporary, RuntimeError):
         torch.save({"version": _VERSION, **vars(state)}, temporary)
 
 

@@ -7,14 +7,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from case import Place
-from harness import Server
-
-
-@pytest.fixture(scope="session")
-def server():
-    server = Server()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import torch
 from all_cases import GROUPS
 from case import Bomb
 from cases_weights import PICKLES
-from harness import MEMORY_BYTES, listing
+from forked import MEMORY_BYTES, listing
 from table import PAGE, on_page, table
 
 CASES = [case for cases in GROUPS.values() for case in cases]

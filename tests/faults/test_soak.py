@@ -1,0 +1,55 @@
+"""The demo's recipe, cut short, twenty times over in one process: nothing grows."""
+
+import gc
+import os
+import resource
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from sslcli.cli.main import main
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "demo.yaml"
+SHORT = ["dense.epochs=1", "sparse.epochs=1", "polished.epochs=1", "speed.budget=0.2", "speed.layers=null"]
+ROUNDS = 20
+WARM = 5  # rounds until caches (traced graphs, thread pools, arenas) are as large as they get
+MB = 1 << 20
+GROWTH_MB = 40  # over the fifteen rounds after those
+
+
+def memory() -> int:
+    """Resident bytes now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def handles() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208  (Path would open one more)
+
+
+def temporary() -> set[str]:
+    return {path.name for path in Path(tempfile.gettempdir()).iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7000)
+def test_twenty_runs_in_one_process(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    used, opened = [], []
+    for number in range(ROUNDS):
+        sets = [word for setting in SHORT for word in ("--set", setting)]
+        gate = ["--set", "speed.fail_under=null"]
+        out = tmp_path / "out"
+        assert main(["run", str(RECIPE), "-o", str(out), "--force", "-q", *sets, *gate]) == 0, number
+        gc.collect()
+        used.append(memory() / MB)
+        opened.append(handles())
+        assert temporary() == set(), number
+        assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
+    with capsys.disabled():
+        print("memory, MB:", [round(value) for value in used], "handles:", opened)
+    assert max(opened[WARM:]) <= opened[WARM - 1]
+    assert used[-1] - used[WARM - 1] < GROWTH_MB
