@@ -13,6 +13,10 @@ class InspectOptions(Options):
     """What inspect shows."""
 
     groups: bool = Field(False, description="List the group sets of every structure.")
+    sensitivity: bool = Field(
+        False, description="Accuracy against the share of each layer's filters removed; needs --data."
+    )
+    task: str | None = task_field()
 
 
 class EvaluateOptions(Options):

@@ -113,8 +113,24 @@ def inspect(request: Request, observers: Observers = ()) -> results.InspectResul
             "unknown": list(found.unknown),
             "notes": [*loaded.notes, *found.notes],
             "record": json.loads(dataclasses.replace(loaded.record, plan=None).to_json()),
+            **_sensitivity(request, loaded),
         },
     )
+
+
+def _sensitivity(request: Request, loaded: Checkpoint) -> dict[str, Any]:
+    chosen = request.settings
+    if not chosen.step.sensitivity:
+        return {}
+    from sslcli.targeting.sensitivity import sensitivity
+
+    source = _data(request, loaded)
+    if source is None:
+        raise InputError("--sensitivity needs data", "name it with --data")
+    task = load_task(chosen.step.task)
+    with inputs.threads(chosen.run.threads):
+        found = sensitivity(loaded.model, loaded.example, source, task=task)
+    return {"sensitivity": dataclasses.asdict(found)}
 
 
 def apply_plan(

@@ -93,10 +93,28 @@ def print_inspect(console: Console, result: results.InspectResult) -> None:
         console.print(Text(words, style="green" if left["macs"] < result.macs else ""))
     _print_reasons(console, result.layers)
     _print_groups(console, details.get("groups") or ())
+    _print_sensitivity(console, details.get("sensitivity"))
     notices(console, [f"an op that no rule knows: {where}" for where in details.get("unknown") or ()])
     notices(console, details.get("notes") or ())
     if details.get("record"):
         console.print(_record_tree(details["record"]))
+
+
+def _print_sensitivity(console: Console, found: Mapping[str, Any] | None) -> None:
+    """Accuracy against the share of each layer's filters removed; red where a tenth is lost."""
+    if not found or not found["curves"]:
+        return
+    table = new_table("layer", "filters", *(f"{share:.0%} gone" for share in found["curves"][0]["removed"]))
+    for curve in found["curves"]:
+        cells = [
+            Text(f"{value:.1%}", style="red" if value < found["whole"] - 0.1 else "")
+            for value in curve["metric"]
+        ]
+        table.add_row(Text(str(curve["label"])), str(curve["groups"]), *cells)
+    console.print()
+    console.print(table)
+    words = f"{found['metric']} of {found['samples']} {found['split']} samples, {found['whole']:.1%} as it is"
+    console.print(Text(f"{words}; nothing is retrained"))
 
 
 def _print_groups(console: Console, groups: Sequence[Mapping[str, Any]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sslcli.graph.groups import GroupSet
 from sslcli.sparsity.zeros import zero_masks
-
-Watch = Callable[[Mapping[str, Tensor]], Mapping[str, float]]
+from sslcli.targeting.latency import Latency, LatencyTable
+from sslcli.targeting.left import Watch
 
 _REFRESHES = 4  # in a run; between them costs drift as their layers' other sides shrink
 
@@ -22,25 +22,41 @@ class Budget:
     Args:
         sets: the group sets.
         watch: parameters -> fractions of the original that pruning would leave.
+        latency: where ``watch`` estimates it: what measures it, so that the estimates can be corrected.
 
     Attributes:
         costs: name of a fraction -> what one group of each set makes of it.
+        corrections: name of a fraction -> measured / estimated.
     """
 
-    def __init__(self, sets: Sequence[GroupSet], watch: Watch) -> None:
-        self.sets, self.watch = list(sets), watch
+    def __init__(self, sets: Sequence[GroupSet], watch: Watch, latency: Latency | None = None) -> None:
+        self.sets, self.watch, self.latency = list(sets), watch, latency
         self.costs: dict[str, list[float]] = {}
+        self.corrections: dict[str, float] = {}
         self._refreshed = -1
 
     @torch.no_grad()
     def left(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> dict[str, float]:
         """The fractions that would be left without the groups ``gone`` (a bool mask per set)."""
+        found = self.watch(self._without(parameters, gone))
+        return {name: value * self.corrections.get(name, 1.0) for name, value in found.items()}
+
+    @torch.no_grad()
+    def correct(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> dict[str, float]:
+        """Measure what is only estimated, correct the estimates by it, and give what was measured."""
+        if self.latency is None:
+            return {}
+        pruned = self._without(parameters, gone)
+        estimated, measured = self.watch(pruned)["latency"], self.latency.measure(pruned)
+        self.corrections["latency"] = measured / max(estimated, 1e-9)
+        return {"latency": measured}
+
+    def _without(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> dict[str, Tensor]:
         masks = zero_masks(parameters, self.sets, gone)
-        pruned = {
+        return {
             name: value.detach().masked_fill(masks[name], 0) if name in masks else value.detach()
             for name, value in parameters.items()
         }
-        return dict(self.watch(pruned))
 
     def refresh(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], position: float) -> None:
         """Measure anew what one group of each set costs, a few times in a run.
@@ -54,6 +70,8 @@ class Budget:
         if due <= self._refreshed:
             return
         self._refreshed = due
+        if due:
+            self.correct(parameters, gone)
         whole = self.left(parameters, gone)
         self.costs = {name: [] for name in whole}
         for number in range(len(self.sets)):
@@ -67,11 +85,20 @@ class Budget:
 
     def state(self) -> dict[str, Any]:
         """All that changes during a run."""
-        return {"costs": self.costs, "refreshed": self._refreshed}
+        table = None if self.latency is None else self.latency.table.to_json()
+        return {
+            "costs": self.costs,
+            "refreshed": self._refreshed,
+            "corrections": self.corrections,
+            "table": table,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         self.costs, self._refreshed = dict(state["costs"]), state["refreshed"]
+        self.corrections = dict(state["corrections"])
+        if self.latency is not None:  # times vary from one measurement to the next, a run must not
+            self.latency.table = LatencyTable.from_json(state["table"])
 
     def _without_some(
         self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], number: int

@@ -33,6 +33,7 @@ _SPARED = 10  # groups of the last choice that are looked at once more
 _SLOWED = 0.3  # pace while the metric is too low
 _KILL = 2.0  # adjustments that a slated group survives
 _LOYALTY = 0.5  # factor of the price of groups that are slated already, so that few change sides
+_CORRECTIONS = 4  # measurements of the last choice at most
 _GROWTH = 1.25  # of the strength of a slated group that still lives, at each adjustment
 
 
@@ -101,7 +102,19 @@ class TargetController:
         return [self._penalty(w, note) for w, note in zip(self.weighted, self.notes, strict=True)]
 
     def choose(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
-        """The groups that go for good: those that are zero, and the least worthy until the target is met."""
+        """The groups that go for good: those that are zero, and the least worthy until the target is met.
+
+        Where part of the target is only estimated, the choice is measured and made again by it.
+        """
+        chosen = self._fewest(parameters)
+        for _ in range(_CORRECTIONS):
+            measured = self.budget.correct(parameters, chosen)
+            if all(value <= self.target.left.get(name, 1.0) for name, value in measured.items()):
+                break
+            chosen = self._fewest(parameters)
+        return chosen
+
+    def _fewest(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
         dead = self._dead(parameters)
         self.budget.refresh(parameters, dead, 1.0)
         order = self._order(dead)

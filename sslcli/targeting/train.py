@@ -21,10 +21,11 @@ from sslcli.graph.trace import trace
 from sslcli.options.training import RegularizeOptions, TrainOptions
 from sslcli.sparsity.penalty import WeightedSet
 from sslcli.sparsity.zeros import zero_groups
-from sslcli.surgery import watcher
-from sslcli.targeting.budget import Budget, Watch
+from sslcli.targeting.budget import Budget
 from sslcli.targeting.controller import TargetController
 from sslcli.targeting.groups import recorded_sets, weighted_sets, zero_counts
+from sslcli.targeting.latency import Latency
+from sslcli.targeting.left import watcher
 from sslcli.targeting.result import TrainResult
 from sslcli.targeting.target import Target, TargetMissedError
 from sslcli.training.course import plan_course
@@ -35,6 +36,8 @@ from sslcli.training.task import Task
 from sslcli.training.world import ALONE, World
 
 Zeros = Mapping[str, Mapping[str, int]]
+
+_COLUMNS = ("shape", "filter2d")  # structures whose groups stay in the graph as zeros
 
 
 def train(
@@ -147,8 +150,10 @@ def regularize(
     penalties = weighted_sets(structure, options.structures, options.size_weights, options.depth_unit)
     held = recorded_sets(structure, zeros or {}) if options.freeze_zeros else []
     source, trained = _source(data, seed), _copy(model, device)
-    watch = _watch(structure)
-    controller = _controller(trained, task, source, options, penalties, watch, batch_size, world)
+    latency = _latency(model, example, structure, options, world)
+    watch = watcher(structure, None if latency is None else latency.estimate)
+    budget = Budget([weighted.group_set for weighted in penalties], watch, latency)
+    controller = _controller(trained, task, source, options, penalties, budget, batch_size, world)
     result = fit(
         trained,
         task,
@@ -168,7 +173,10 @@ def regularize(
     )
     found = _zero_counts(trained, [*(weighted.group_set for weighted in penalties), *held])
     trained_result = TrainResult(trained.cpu().eval(), example, result, found)
-    return trained_result if controller is None else _judged(trained_result, controller.target)
+    if controller is None:
+        return trained_result
+    measured = {} if latency is None else {"latency": latency.measure(dict(trained.named_parameters()))}
+    return _judged(trained_result, controller.target, measured)
 
 
 def _controller(
@@ -177,7 +185,7 @@ def _controller(
     data: DataSource,
     options: RegularizeOptions,
     penalties: Sequence[WeightedSet],
-    watch: Watch,
+    budget: Budget,
     batch_size: int,
     world: World,
 ) -> TargetController | None:
@@ -186,16 +194,38 @@ def _controller(
         return None
     metrics = evaluate(model, task, data.split("validation"), world=world)
     name = task.metric_name if task is not None else "accuracy"
-    left = {str(fraction): limit for fraction, limit in options.target.items()}
+    columns = any(entry.name in _COLUMNS for entry in options.structures)
+    left = {_counted(str(fraction), columns): limit for fraction, limit in options.target.items()}
     target = Target(left, options.max_drop, metrics[name], name)
     steps = plan_course(options, len(data.split("train")), batch_size).phases[0].steps
-    budget = Budget([weighted.group_set for weighted in penalties], watch)
     return TargetController(penalties, target, budget, steps)
 
 
-def _judged(result: TrainResult, target: Target) -> TrainResult:
+def _counted(fraction: str, columns: bool) -> str:
+    """What a target's fraction is counted by.
+
+    Dead columns and 2D kernels change nothing in the graph as executed, so where they may go, MACs are
+    those of live rows x live columns, which a lowering executes.
+    """
+    return "macs_packed" if fraction == "macs" and columns else fraction
+
+
+def _latency(
+    model: nn.Module,
+    example: tuple[Any, ...],
+    structure: Structure,
+    options: RegularizeOptions,
+    world: World,
+) -> Latency | None:
+    if "latency" not in options.target:
+        return None
+    columns = any(entry.name in _COLUMNS for entry in options.structures)
+    return Latency(model, example, structure, columns=columns, world=world)
+
+
+def _judged(result: TrainResult, target: Target, measured: Mapping[str, float]) -> TrainResult:
     """The result with what it reached; TargetMissedError where that is not enough."""
-    left = {name: result.fit.left[name] for name in target.left}
+    left = {name: measured.get(name, result.fit.left[name]) for name in target.left}
     result = replace(result, reached={**left, "drop": target.drop(result.metrics)})
     missed = target.misses(left, result.metrics)
     if missed:
@@ -207,8 +237,6 @@ def _complete(options: RegularizeOptions, structures: object) -> RegularizeOptio
     """The options with the structures given, and with what a target needs where nothing else was said."""
     changes: dict[str, object] = {} if structures is None else {"structures": structures}
     if options.target:
-        if "latency" in options.target:
-            raise UsageError("a latency target is not here yet", "give --target macs or --target params")
         changes["keep"] = "best"  # of the fine-tuning, all of whose epochs meet the target
         if not options.finetune_epochs:
             changes["finetune_epochs"] = max(1, options.epochs // 2)
@@ -228,12 +256,6 @@ def _source(data: DataSource | str, seed: int) -> DataSource:
 
 def _structure(model: nn.Module, example: tuple[Any, ...]) -> Structure:
     return analyse(normalise(trace(model, example)))
-
-
-def _watch(structure: Structure) -> Watch:
-    """``surgery.watcher`` for weights on any device."""
-    watch = watcher(structure)
-    return lambda parameters: watch({name: value.detach().cpu() for name, value in parameters.items()})
 
 
 def _copy(model: nn.Module, device: torch.device | str) -> nn.Module:

@@ -1,0 +1,254 @@
+"""Latency as a target: a table of every layer at several widths, measured here, and what a cut makes of it.
+
+The table says what each layer would cost with fewer filters and fewer input channels, and how much a layer
+with dead columns gains by its best lowering. The sum over layers, plus what is not in any layer, estimates
+the latency of a cut in microseconds of work; what is chosen in the end is exported and measured whole, and
+the estimate corrected by it.
+
+Reference:
+    Yang et al., "NetAdapt", 2018 (layer-wise look-up tables); Yu et al., "AutoSlim", 2019.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from sslcli.bench import RunSettings, paired_ratio, time_models
+from sslcli.bench.graphs import shaped_graph
+from sslcli.bench.layers import match_layers
+from sslcli.graph.ops import bind, shape_of
+from sslcli.graph.readers import Reader, readers
+from sslcli.graph.slots import Structure
+from sslcli.lowering import export_onnx, lower
+from sslcli.surgery import prune
+from sslcli.surgery.cut import Cut
+from sslcli.targeting.left import executed, live
+from sslcli.targeting.narrow import masked, narrowed
+from sslcli.training.world import ALONE, World
+
+_WIDTHS = (1.0, 0.75, 0.5, 0.25, 0.1)
+_LIVE_COLUMNS = (0.5, 0.25, 0.1)
+_TABLE = RunSettings(budget_s=0.5, rounds=1, warmup=1, min_blocks=3)
+_WHOLE = RunSettings(budget_s=2.0, rounds=4)
+_LOWERED = RunSettings(budget_s=0.3)
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """One layer at several widths.
+
+    Attributes:
+        filters: numbers of filters that were timed, ascending.
+        channels: numbers of input channels that were timed, ascending.
+        ms: milliseconds of one sample, one row for each number of filters.
+        lowered: (share of live columns, time over dense) of its best lowering, ascending, the last (1, 1).
+    """
+
+    filters: tuple[int, ...]
+    channels: tuple[int, ...]
+    ms: tuple[tuple[float, ...], ...]
+    lowered: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
+
+    def at(self, filters: float, channels: float) -> float:
+        """Milliseconds at a width, linear between what was timed; beyond the least width in proportion."""
+        across = [_between(self.channels, row, channels) for row in self.ms]
+        return _between(self.filters, across, filters)
+
+    def lowering(self, share: float) -> float:
+        """What dead columns make of the time, linear between what was timed."""
+        shares = [at for at, _ in self.lowered]
+        return _between(shares, [factor for _, factor in self.lowered], max(share, shares[0]))
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """All layers of a network.
+
+    Attributes:
+        layers: by name.
+        whole_ms: the whole dense model, exported, one sample on one thread.
+    """
+
+    layers: Mapping[str, LayerTimes]
+    whole_ms: float
+
+    @property
+    def rest_ms(self) -> float:
+        """What the whole model takes beyond its layers."""
+        return max(0.0, self.whole_ms - sum(times.ms[-1][-1] for times in self.layers.values()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"whole_ms": self.whole_ms, "layers": {name: asdict(t) for name, t in self.layers.items()}}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> LatencyTable:
+        """From ``to_json``'s values."""
+        layers = {name: _times(entry) for name, entry in value["layers"].items()}
+        return cls(layers, float(value["whole_ms"]))
+
+
+class Latency:
+    """The latency of one network on this host, estimated and measured.
+
+    Args:
+        model: as it is before training; a copy is kept.
+        example: inputs that it can be traced with.
+        structure: of the network.
+        columns: whether dead columns may count.
+        world: processes that train together; one of them measures for all.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example: tuple[Any, ...],
+        structure: Structure,
+        *,
+        columns: bool = False,
+        world: World = ALONE,
+    ) -> None:
+        self.dense, self.example, self.world = copy.deepcopy(model).cpu().eval(), example, world
+        self.layers = readers(structure)
+        table = measure_table(self.dense, example, structure, columns=columns) if world.writes else None
+        shared = world.share(table)
+        assert shared is not None
+        self.table: LatencyTable = shared
+
+    def estimate(self, found: Cut, weights: Mapping[str, Tensor]) -> float:
+        """The latency that a cut would leave, as a fraction of the dense one."""
+        total, written, outputs = 0.0, 0, 0
+        for layer in self.layers:
+            times = self.table.layers.get(layer.layer)
+            if times is None:
+                continue
+            outputs += math.prod(shape_of(layer.node))
+            if executed(found, layer) == 0:
+                continue
+            size, source = found.size(layer.node), found.size(bind(layer.node)["input"])
+            channel = -1 if layer.kind == "linear" else 1
+            alive = live(found, layer, weights).any(1)
+            share = float(alive.sum()) / max(alive.numel(), 1)
+            total += times.at(size[channel], source[channel]) * times.lowering(share)
+            written += math.prod(size)
+        return (total + self.table.rest_ms * written / max(outputs, 1)) / self.table.whole_ms
+
+    def measure(self, weights: Mapping[str, Tensor]) -> float:
+        """The latency that pruning ``weights`` leaves, of the exported model, as a fraction."""
+        found = None
+        if self.world.writes:
+            small = copy.deepcopy(self.dense)
+            with torch.no_grad():
+                for name, parameter in small.named_parameters():
+                    parameter.copy_(weights.get(name, parameter))
+            found = measured(self.dense, small, self.example)
+        found = self.world.share(found)
+        assert found is not None
+        return found
+
+
+def measure_table(
+    model: nn.Module, example: tuple[Any, ...], structure: Structure, *, columns: bool = False
+) -> LatencyTable:
+    """Time the layers of a model on this host, one thread, batch 1.
+
+    Args:
+        model: left as it is.
+        example: inputs that it can be traced with.
+        structure: of the network, whose layers are looked for in the exported model.
+        columns: time lowerings of layers with dead columns too.
+    """
+    proto = lower(export_onnx(model, example), choice="dense").model
+    whole = _median_ms(time_models([proto.SerializeToString()], _WHOLE)[0].samples.ns)
+    found, _ = match_layers(shaped_graph(proto.SerializeToString(), _WHOLE), [])
+    pieces = {pair.base.name: onnx.ModelProto.FromString(pair.base.model) for pair in found}
+    timed: dict[Any, LayerTimes] = {}
+    layers = {}
+    for layer in readers(structure):
+        piece = pieces.get(layer.layer)
+        if piece is None or (layer.groups > 1 and not layer.depthwise):
+            continue  # stays in the rest, which is not attributed to anything
+        key = _alike(piece)
+        if key not in timed:
+            timed[key] = _layer_times(piece, layer, columns)
+        layers[layer.layer] = timed[key]
+    return LatencyTable(layers, whole)
+
+
+def measured(dense: nn.Module, small: nn.Module, example: tuple[Any, ...]) -> float:
+    """Latency of ``small``, pruned and exported, as a fraction of that of ``dense``, measured in turns."""
+    pruned = prune(small, example, threshold=0.0)
+    protos = [
+        lower(export_onnx(dense, example), choice="dense").model,
+        lower(export_onnx(pruned.model, pruned.example), settings=_LOWERED).model,
+    ]
+    base, other = time_models([proto.SerializeToString() for proto in protos], _WHOLE)
+    return 1 / paired_ratio(base.samples.ns, other.samples.ns).value
+
+
+def _layer_times(piece: onnx.ModelProto, layer: Reader, columns: bool) -> LayerTimes:
+    filters, channels = _widths(layer.shape[0]), _widths(layer.shape[1])
+    if layer.kind == "conv_transpose":
+        filters, channels = channels, filters
+    if layer.depthwise:
+        channels = (1,)
+    places = [(n, c) for n in filters for c in channels]
+    models = [narrowed(piece, n, c, depthwise=layer.depthwise).SerializeToString() for n, c in places]
+    medians = [_median_ms(timing.samples.ns) for timing in time_models(models, _TABLE)]
+    ms = tuple(tuple(medians[i : i + len(channels)]) for i in range(0, len(medians), len(channels)))
+    taps = math.prod(layer.shape[2:])
+    lowered = _lowered(piece) if columns and layer.kind == "conv" and taps > 1 and layer.groups == 1 else ()
+    return LayerTimes(filters, channels, ms, (*lowered, (1.0, 1.0)))
+
+
+def _lowered(piece: onnx.ModelProto) -> tuple[tuple[float, float], ...]:
+    factors = []
+    for share in sorted(_LIVE_COLUMNS):
+        speedup = lower(masked(piece, share), settings=_LOWERED).speedup
+        factors.append((share, 1.0 if speedup is None else min(1.0, 1 / speedup.value)))
+    return tuple(factors)
+
+
+def _widths(size: int) -> tuple[int, ...]:
+    return tuple(sorted({max(1, round(width * size)) for width in _WIDTHS}))
+
+
+def _between(places: Sequence[float], values: Sequence[float], at: float) -> float:
+    if at <= 0:
+        return 0.0
+    if at >= places[-1]:
+        return values[-1]
+    if at <= places[0]:
+        return values[0]  # below what was timed nothing more is promised
+    right = bisect_left(places, at)
+    share = (at - places[right - 1]) / (places[right] - places[right - 1])
+    return values[right - 1] + share * (values[right] - values[right - 1])
+
+
+def _median_ms(ns: np.ndarray[Any, np.dtype[Any]]) -> float:
+    return float(np.median(ns)) / 1e6
+
+
+def _alike(piece: onnx.ModelProto) -> tuple[object, ...]:
+    """Equal for layers that take equally long: the same op, attributes and shapes."""
+    (node,) = [node for node in piece.graph.node if node.op_type not in ("Constant", "Identity")][-1:]
+    shapes = tuple(tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in piece.graph.input)
+    weights = tuple(tuple(tensor.dims) for tensor in piece.graph.initializer)
+    attributes = tuple(sorted(a.SerializeToString() for a in node.attribute))
+    return (node.op_type, attributes, shapes, weights)
+
+
+def _times(entry: Mapping[str, Any]) -> LayerTimes:
+    ms = tuple(tuple(row) for row in entry["ms"])
+    lowered = tuple((share, factor) for share, factor in entry["lowered"])
+    return LayerTimes(tuple(entry["filters"]), tuple(entry["channels"]), ms, lowered)

@@ -1,0 +1,155 @@
+"""How much each layer loses without retraining: accuracy against the share of its groups that is removed.
+
+The groups of least norm go first. Nothing is trained and few samples are seen, so the figures rank layers
+and show where a layer breaks; they do not foretell the accuracy after fine-tuning. The controller of a target
+does not start from them: it estimates the worth of every single group from the gradients of its first steps,
+at no cost, while a curve says nothing of single groups and is of the weights before training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sslcli.data.source import DataSource, Split
+from sslcli.errors import DataError
+from sslcli.graph.groups import GroupSet, find_groups
+from sslcli.graph.normalise import normalise
+from sslcli.graph.slots import analyse
+from sslcli.graph.trace import trace
+from sslcli.sparsity.zeros import zero_masks
+from sslcli.surgery.measure import group_norms
+from sslcli.training.evaluate import evaluate
+from sslcli.training.task import Task
+
+FRACTIONS = (0.125, 0.25, 0.5, 0.75, 0.875)
+_SAMPLES = 512
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One layer (or the layers that a group set spans).
+
+    Attributes:
+        structure: of the groups that are removed.
+        label: the layers.
+        groups: how many groups there are.
+        removed: shares of them that were removed, ascending.
+        metric: the metric at each share.
+    """
+
+    structure: str
+    label: str
+    groups: int
+    removed: tuple[float, ...]
+    metric: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """All curves.
+
+    Attributes:
+        metric: its name.
+        whole: the metric of the model as it is, on the same samples.
+        samples: how many were seen, of which split.
+        split: validation, or test where there is no validation split.
+        curves: one for each group set.
+    """
+
+    metric: str
+    whole: float
+    samples: int
+    split: str
+    curves: tuple[Curve, ...]
+
+
+def sensitivity(
+    model: nn.Module,
+    example: tuple[Any, ...],
+    data: DataSource,
+    *,
+    task: Task | None = None,
+    structure: str = "filter",
+    fractions: Sequence[float] = FRACTIONS,
+    samples: int = _SAMPLES,
+) -> Sensitivity:
+    """Measure every layer's curve; the model is left as it was.
+
+    Args:
+        model: to be looked at.
+        example: inputs that it can be traced with.
+        data: with a validation (or else a test) split.
+        task: what is learned; None: classification.
+        structure: whose groups are removed.
+        fractions: shares of a set's groups that are removed.
+        samples: of the split that are seen.
+
+    Raises:
+        DataError: the data have neither a validation nor a test split.
+    """
+    name = task.metric_name if task is not None else "accuracy"
+    split, seen = _few(data, samples)
+    program = normalise(trace(model, example))
+    sets = find_groups(analyse(program), structure)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    whole = evaluate(model, task, seen)[name]
+    curves = []
+    for group_set in sets:
+        values = []
+        for fraction in fractions:
+            gone = _least(group_set, parameters, fraction)
+            with _without(parameters, zero_masks(parameters, [group_set], [gone])):
+                values.append(evaluate(model, task, seen)[name])
+        curves.append(Curve(structure, group_set.label, group_set.count, tuple(fractions), tuple(values)))
+    return Sensitivity(name, whole, len(seen), split, tuple(curves))
+
+
+def _few(data: DataSource, samples: int) -> tuple[str, Split]:
+    """Samples spread evenly over the validation split, or over the test split where there is none."""
+    for name in ("validation", "test"):
+        split = getattr(data, name)
+        if split is not None and len(split):
+            return name, _Spread(split, min(samples, len(split)))
+    raise DataError(f"{data.name} has neither validation nor test samples", "give data with one of them")
+
+
+def _least(group_set: GroupSet, parameters: Mapping[str, Tensor], fraction: float) -> Tensor:
+    """Marks the groups of least norm, as many as the fraction says, bool (count,)."""
+    order = group_norms(group_set, parameters).argsort()
+    gone = torch.zeros(group_set.count, dtype=torch.bool)
+    gone[order[: round(fraction * group_set.count)]] = True
+    return gone
+
+
+@contextlib.contextmanager
+def _without(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Iterator[None]:
+    """Masked elements are zero for a while."""
+    kept = {name: parameters[name].detach().clone() for name in masks}
+    with torch.no_grad():
+        try:
+            for name, mask in masks.items():
+                parameters[name].masked_fill_(mask.to(parameters[name].device), 0)
+            yield
+        finally:
+            for name, value in kept.items():
+                parameters[name].copy_(value)
+
+
+class _Spread:
+    """Some samples of a split, evenly spread, since image folders are in the order of their classes."""
+
+    def __init__(self, split: Split, count: int) -> None:
+        self.split, self.count = split, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batch(self, indices: Tensor, *, seed: int = 0, epoch: int = 0) -> tuple[Tensor, Tensor]:
+        """As the split's own."""
+        return self.split.batch(indices * len(self.split) // self.count, seed=seed, epoch=epoch)

@@ -1,0 +1,49 @@
+import torch
+from torch import nn
+
+from sslcli.graph.normalise import normalise
+from sslcli.graph.slots import analyse
+from sslcli.graph.trace import trace
+from sslcli.surgery import prune
+from sslcli.targeting.left import watcher
+
+
+def watched(net, example):
+    watch = watcher(analyse(normalise(trace(net, example))))
+    return watch(dict(net.named_parameters()))
+
+
+def test_nothing_is_gone_of_a_dense_network(net, example):
+    assert watched(net, example) == {"macs": 1.0, "macs_packed": 1.0, "params": 1.0}
+
+
+def test_dead_columns_leave_macs_and_take_packed_ones(net, example):
+    with torch.no_grad():
+        net.conv2.weight.view(12, -1)[:, :54] = 0  # half of its columns: the first six channels
+        net.branch.weight[:, :, 0, 0] = 0  # one of nine places of the kernel
+    left = watched(net, example)
+    conv1, conv2, branch, fc = 12 * 9 * 36, 12 * 108 * 16, 12 * 108 * 16, 3 * 192
+    whole = conv1 + conv2 + branch + fc
+    # channels that nobody reads go with the filters that write them
+    assert left["macs"] == (conv1 // 2 + conv2 // 2 + branch + fc) / whole
+    assert left["macs_packed"] == (conv1 // 2 + conv2 // 2 + branch * 8 // 9 + fc) / whole
+
+
+def test_fractions_are_those_of_pruning(net, example):
+    with torch.no_grad():
+        net.conv1.weight[:5] = 0
+        net.conv1.bias[:5] = 0
+    left, report = watched(net, example), prune(net, example, threshold=0.0).report
+    assert left["macs"] == report.macs_after / report.macs_before
+    assert left["macs_packed"] == report.macs_packed / report.macs_before
+    assert left["params"] == report.params_after / report.params_before
+
+
+def test_a_grouped_convolution_is_packed_group_by_group():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.Flatten(), nn.Linear(8 * 9, 2)).eval()
+    with torch.no_grad():
+        net[0].weight[:4, 0, 0, 0] = 0  # one of 18 columns of the first group
+    left = watched(net, (torch.randn(2, 4, 5, 5),))
+    conv, fc = 8 * 18 * 9, 2 * 72
+    assert left["macs_packed"] == (conv - 4 * 9 + fc) / (conv + fc)
