@@ -42,6 +42,19 @@ def test_a_target_is_met_without_any_strength(target, trained, data, example):
     assert result.reached["drop"] <= 3.0
 
 
+def test_dead_columns_count_as_packed(trained, data, example):
+    """Columns change nothing in the graph as executed, so a target over them is in live rows x columns."""
+    result = regularize(
+        trained, example, data, structures={"shape": 1.0}, batch_size=16,
+        options=options(target={"macs": 0.6}, max_drop=10.0),
+    )  # fmt: skip
+    report = prune(result.model, example, threshold=0.0).report
+    assert set(result.reached) == {"macs_packed", "drop"}
+    assert result.reached["macs_packed"] == pytest.approx(report.macs_packed / report.macs_before)
+    assert 0.45 < result.reached["macs_packed"] <= 0.6
+    assert sum(result.zero_groups["shape"].values()) > 10
+
+
 def test_groups_die_before_the_last_choice(trained, data, example, tmp_path):
     """The strengths do the work: at the end of the penalised phase the target is all but met."""
     result = regularize(

@@ -74,11 +74,8 @@ def test_a_latency_target_is_met_by_what_is_measured(monkeypatch, trained, data,
         return min(1.0, slower * watch(weights)["macs"])
 
     monkeypatch.setattr(Latency, "measure", measure)
-    result = regularize(
-        trained, example, data,
-        structures={"filter": 1.0},
-        options=RegularizeOptions(epochs=8, lr=0.03, finetune_epochs=4, target={"latency": 0.6}), batch_size=16,
-    )  # fmt: skip
+    options = RegularizeOptions(epochs=8, lr=0.03, finetune_epochs=4, target={"latency": 0.6})
+    result = regularize(trained, example, data, structures={"filter": 1.0}, options=options, batch_size=16)
     assert result.reached["latency"] <= 0.6 * 1.03
     assert result.reached["latency"] == pytest.approx(min(1.0, slower * result.fit.left["macs"]))
     assert result.reached["latency"] > 0.3

@@ -1,0 +1,80 @@
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def reproduce():
+    spec = importlib.util.spec_from_file_location("reproduce", DOCS / "reproduce.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["reproduce"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["reproduce"]
+
+
+def test_the_page_is_what_the_results_say(reproduce):
+    assert (DOCS / "reproduction.md").read_text() == reproduce.page(*reproduce.stored())
+
+
+def run(error, rows, columns, seed=0):
+    def layers(r, c):
+        return [
+            {
+                "name": name,
+                "kind": "conv",
+                "filters": a,
+                "channels": 1,
+                "columns": b,
+                "macs_packed": a * b * 100,
+            }
+            for name, a, b in zip(("conv1", "conv2"), r, c, strict=True)
+        ]
+
+    def step(name, wrong, r, c):
+        metrics = {"test": {"accuracy": 1 - wrong}}
+        return {"id": name, "uses": "train", "seconds": 60.0, "metrics": metrics, "layers": layers(r, c)}
+
+    steps = [step("baseline", 0.006, (20, 50), (25, 500)), step("row4", error, rows, columns)]
+    return {"recipe": "r.yaml", "seed": seed, "note": "", "host": {"cpu": "c", "torch": "t"}, "steps": steps}
+
+
+def line(page, label):
+    return next(text for text in page.splitlines() if text.startswith(f"| {label} |"))
+
+
+def test_a_row_holds_where_error_and_every_layer_do(reproduce):
+    page = reproduce.page({"lenet-shapes": [run(0.007, (2, 50), (21, 41))]}, [])
+    assert line(page, "4") == "| 4 | 0.8 | 8.4-8.2 | 0.70 | 8.4-8.2 | yes |"
+    page = reproduce.page({"lenet-shapes": [run(0.0081, (2, 50), (21, 41))]}, [])
+    assert line(page, "4").endswith("| no |")
+    page = reproduce.page({"lenet-shapes": [run(0.007, (2, 50), (22, 41))]}, [])
+    assert line(page, "4") == "| 4 | 0.8 | 8.4-8.2 | 0.70 | 8.8-8.2 | no |"
+
+
+def test_seeds_are_averaged_and_what_was_not_run_is_said(reproduce):
+    runs = [run(0.006, (2, 50), (21, 41)), run(0.008, (2, 50), (21, 41), seed=1)]
+    page = reproduce.page({"lenet-shapes": runs}, [])
+    assert "| 0.70 ± 0.14 (2 seeds) |" in line(page, "4")
+    assert line(page, "5") == "| 5 | 1 | 1.4-2.8 | not run |  |  |"
+
+
+def test_a_run_is_collected_from_its_records(reproduce, tmp_path):
+    folder = tmp_path / "run" / "baseline"
+    folder.mkdir(parents=True)
+    shape = {"macs": 5, "layers": [{**run(0, (1, 1), (1, 1))["steps"][0]["layers"][0], "shape": [1, 1]}]}
+    result = {"metrics": {"test": {"accuracy": 0.9}}, "epochs": 2, "shape": shape, "history": ["long"]}
+    record = {"id": "baseline", "uses": "train", "given": {"epochs": 2}, "seconds": 1.23, "result": result}
+    (folder / "step.json").write_text(json.dumps(record))
+    found = reproduce.collect(tmp_path / "run", "r.yaml", "a note")
+    (step,) = found["steps"]
+    assert step["seconds"] == 1.2
+    assert step["with"] == {"epochs": 2}
+    assert step["layers"][0]["columns"] == 25
+    assert "shape" not in step["layers"][0]
+    assert "history" not in step
