@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from PIL import Image
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
@@ -48,6 +49,13 @@ def shoot(page: Path, name: str, width: int, height: int, *flags: str) -> None:
         subprocess.run(command, check=True, capture_output=True, timeout=120)
 
 
+def crop(name: str, box: tuple[int, int, int, int]) -> None:
+    """Cut a picture to (left, top, right, bottom)."""
+    with Image.open(IMAGES / name) as picture:
+        part = picture.crop(box)
+    part.save(IMAGES / name, optimize=True)
+
+
 def shoot_report(page: Path) -> None:
     """Desktop, dark, phone: the last in a frame, since a browser's window cannot be that narrow."""
     shoot(page, "report-desktop.png", 1280, 1700)
@@ -56,6 +64,7 @@ def shoot_report(page: Path) -> None:
     frame.write_text(PHONE.format(page=page.name, width=390, height=1500), encoding="utf-8")
     shoot(frame, "report-phone.png", 500, 1500)
     frame.unlink()
+    crop("report-phone.png", (0, 0, 390, 1500))
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ def tiles(run: Run) -> list[Tile]:
         return []
     before, after = run.models[0], run.models[-1]
     found = [
-        _accuracy_tile(before, after, _test_samples(run))
+        _accuracy_tile(before, after, _test_samples(run), _dense_note(run.models))
         or _metric_tile(before, after, metric_name(run.models)),
         _less_tile("MACs", before["macs"], after["macs_packed"], numbers.count, "fewer"),
         _less_tile("parameters", before["params"], after["params"], numbers.count, "fewer"),
@@ -102,10 +102,12 @@ def layers(run: Run) -> Grid | None:
                 "gone" if left is None else str(left.get("note") or ""),
             ]
         )
-    heads = (
+    heads = [
         "layer", "kind", "filters", "channels", "columns", "MACs", "FLOP left", "dense time", "time",
         "speedup", "95 % interval", "limit", "note",
-    )  # fmt: skip
+    ]  # fmt: skip
+    if not any(row[-1] for row in rows):
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
     return Grid(heads, rows, left=2)
 
 
@@ -152,7 +154,17 @@ def wilson(successes: float, samples: int) -> tuple[float, float]:
     return (middle - half) / scale, (middle + half) / scale
 
 
-def _accuracy_tile(before: Json, after: Json, samples: int | None) -> Tile | None:
+def _dense_note(models: Sequence[Json]) -> str:
+    """The best model of the first one's size, if that is another: what the gain must be held against."""
+    first, last = models[0], models[-1]
+    others = [m for m in models[1:] if m["macs_packed"] == first["macs"] and m["error"] is not None]
+    best = min(others, key=lambda model: model["error"], default=None)
+    if best is None or best is last or first["error"] is None or best["error"] >= first["error"]:
+        return ""
+    return f"{best['id']}, as large as {first['id']}: {100 * (1 - best['error']):.2f} %"
+
+
+def _accuracy_tile(before: Json, after: Json, samples: int | None, note: str = "") -> Tile | None:
     if before["error"] is None or after["error"] is None:
         return None
     change = before["error"] - after["error"]
@@ -161,6 +173,7 @@ def _accuracy_tile(before: Json, after: Json, samples: int | None) -> Tile | Non
         spans = [wilson((1 - model["error"]) * samples, samples) for model in (before, after)]
         words = [f"{100 * low:.2f} to {100 * high:.2f} %" for low, high in spans]
         detail = f"95 % intervals {words[0]} before, {words[1]} after, {samples} samples"
+    detail = "; ".join(filter(None, [note, detail]))
     return Tile(
         "test accuracy",
         f"{100 * (1 - before['error']):.2f} %",

@@ -53,13 +53,10 @@ def scatter(name: str, groups: Mapping[str, Sequence[tuple[float, float, str]]],
     with drawing(WIDTH_IN, 3.0) as figure:
         axes = figure.subplots()
         for (run, points), colour in zip(groups.items(), _cycle(len(groups)), strict=True):
-            ordered = sorted(points)
-            axes.plot(
-                [point[0] for point in ordered], [point[1] for point in ordered],
-                color=colour, label=run, linewidth=1, marker="o", markersize=5,
-            )  # fmt: skip
-            for along, up, label in ordered:
-                axes.annotate(label, (along, up), xytext=(4, 5), textcoords="offset points", fontsize=8)
+            across, up = [point[0] for point in points], [point[1] for point in points]
+            axes.plot(across, up, color=colour, label=run, linestyle="", marker="o", markersize=6)
+            for x, y, label in points:
+                axes.annotate(label, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
         axes.set(xlabel="MACs left, % of the first model", ylabel="test accuracy, %")
         axes.margins(x=0.15, y=0.2)
         if len(groups) > 1:

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import re
 from html.parser import HTMLParser
@@ -84,6 +85,14 @@ def test_the_summary_says_before_after_and_how_sure(page):
     spans = [wilson(right, 1000) for right in (991, 992)]
     before, after = (f"{100 * low:.2f} to {100 * high:.2f} %" for low, high in spans)
     assert f"95 % intervals {before} before, {after} after, 1000 samples" in page.words
+
+
+def test_the_gain_is_held_against_the_best_model_of_the_first_ones_size(write_run, run_result, tmp_path):
+    first, last = run_result.models
+    control = dataclasses.replace(first, id="control", error=0.005, latency_ms=None)
+    folder = write_run(tmp_path / "demo", models=[first, control, last])
+    write_report(folder, tmp_path / "report.html")
+    assert "control, as large as baseline: 99.50 %" in (tmp_path / "report.html").read_text()
 
 
 def test_layers_steps_host_and_command_are_there(page):
