@@ -274,7 +274,8 @@ def _read(path: Path | None) -> dict[tuple[Any, ...], dict[str, Any]]:
 def _write(path: Path | None, known: dict[tuple[Any, ...], dict[str, Any]], provider: Provider) -> None:
     if path is None:
         return
-    record = {"schema": SCHEMA, "host": asdict(this_host([provider])), "settings": list(known.values())}
+    merged = {**_read(path), **known}  # another process may have added to it meanwhile
+    record = {"schema": SCHEMA, "host": asdict(this_host([provider])), "settings": list(merged.values())}
     with atomic_output(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
 

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.inliner
 
 from sslcli.lowering import protos
+from sslcli.lowering.fold_constants import fold_constants
+
+_NO_SHADOWS = 4  # the first IR version in which an initialiser need not be listed as an input
 
 
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     """Tidy a model in place, so that later passes meet one form only.
 
-    1. ``Constant`` nodes become initialisers.
-    2. ``Identity`` nodes are bypassed (unless they join a graph input or constant to an output).
-    3. Nodes that nothing needs and initialisers that nobody reads go.
-    4. Exporters' notes on nodes and values (stack traces, file names) go.
-    5. A node with a weight is called after it: ``conv1.weight`` is read by ``conv1``.
+    1. Functions of the model's own are written out; ``Constant`` nodes become initialisers.
+    2. Initialisers are no inputs: old files list them as such, which lets callers replace them.
+    3. ``Identity`` nodes are bypassed (unless they join a graph input or constant to an output).
+    4. What depends on initialisers alone is computed (``fold_constants``).
+    5. Nodes that nothing needs and initialisers that nobody reads go.
+    6. Exporters' notes on nodes and values (stack traces, file names) go.
+    7. A node with a weight is called after it: ``conv1.weight`` is read by ``conv1``.
+    8. Outputs that state no shape get the inferred one, which the standard demands.
     """
+    if model.functions:
+        model.CopyFrom(onnx.inliner.inline_local_functions(model))
     graph = model.graph
     _constants_to_initialisers(graph)
+    _hide_initialisers(model)
     _bypass_identities(graph)
+    fold_constants(model)
     drop_dead(graph)
     _drop_notes(model)
     _name_nodes(graph)
+    _state_shapes(model)
     return model
 
 
@@ -48,6 +60,15 @@ def _keep(field: list[onnx.TensorProto] | list[onnx.ValueInfoProto], wanted: set
             del field[index]
 
 
+def _state_shapes(model: onnx.ModelProto) -> None:
+    silent = [value for value in model.graph.output if not value.type.tensor_type.HasField("shape")]
+    if not silent or protos.size_bytes(model) >= protos.MOST_INFERRED_BYTES:
+        return
+    inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.output}
+    for value in silent:
+        value.type.CopyFrom(inferred[value.name].type)
+
+
 def _constants_to_initialisers(graph: onnx.GraphProto) -> None:
     kept: list[onnx.NodeProto] = []
     for node in graph.node:
@@ -59,6 +80,15 @@ def _constants_to_initialisers(graph: onnx.GraphProto) -> None:
             graph.initializer.append(values)
     del graph.node[:]
     graph.node.extend(kept)
+
+
+def _hide_initialisers(model: onnx.ModelProto) -> None:
+    known = protos.constants(model.graph)
+    inputs = [value for value in model.graph.input if value.name not in known]
+    if len(inputs) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
+        model.ir_version = max(model.ir_version, _NO_SHADOWS)
 
 
 def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:

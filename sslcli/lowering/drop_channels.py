@@ -1,9 +1,10 @@
 """Pass: filters whose output nobody needs go, and with them the columns that read them.
 
-A filter can go when (1) every reader holds zeros where it reads the filter, or (2) the filter and its bias
-are zero and everything between it and its readers keeps zero at zero. Readers are convolutions and, after a
-Flatten, Gemm. Groups stay equal: where one loses fewer filters than another, dead ones stay in the other. A
-value that anything else reads, or that leaves the graph, stays whole.
+A filter (of a convolution, or a row of a Gemm) can go when (1) every reader holds zeros where it reads the
+filter, or (2) the filter and its bias are zero and everything between it and its readers keeps zero at zero.
+Readers are convolutions and, after a Flatten or a Gemm, Gemm and MatMul. Groups stay equal: where one loses
+fewer filters than another, dead ones stay in the other. A value that anything else reads, or that leaves the
+graph, stays whole.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class _Reader:
     """A node that mixes channels.
 
     Attributes:
-        node: Conv or Gemm.
-        columns_per_channel: of a Gemm's weight, the columns that one channel was flattened to.
+        node: Conv, Gemm or MatMul.
+        columns_per_channel: of a product's weight, the columns that one channel was flattened to.
     """
 
     node: onnx.NodeProto
@@ -62,7 +63,7 @@ def drop_channels(model: onnx.ModelProto, *, block: int = 1) -> tuple[onnx.Model
     for _ in range(_MOST_ROUNDS):
         before = sum(gone.values())
         for node in changed.graph.node:
-            if node.op_type == "Conv":
+            if node.op_type in ("Conv", "Gemm"):
                 count = _drop(changed.graph, node, block)
                 if count:
                     gone[node.name] = gone.get(node.name, 0) + count
@@ -72,13 +73,18 @@ def drop_channels(model: onnx.ModelProto, *, block: int = 1) -> tuple[onnx.Model
 
 
 def _drop(graph: onnx.GraphProto, node: onnx.NodeProto, block: int) -> int:
-    """Drop the dead filters of one convolution; how many went."""
+    """Drop the dead filters of one layer; how many went."""
     known = protos.constants(graph)
     weight = _own_constant(graph, known, node, 1)
     bias = _own_constant(graph, known, node, 2)
     has_bias = len(node.input) > 2 and bool(node.input[2])
-    found = _readers(graph, node, known)
-    if weight is None or found is None or (has_bias and bias is None):
+    if weight is None or (has_bias and (bias is None or bias.ndim != 1)):
+        return 0
+    rows_last = node.op_type == "Gemm" and not protos.integer(node, "transB", 0)
+    if rows_last:
+        weight = weight.T
+    found = _readers(graph, node, known, len(weight))
+    if found is None or (bias is not None and len(bias) != len(weight)):
         return 0
     readers, zero_stays = found
     read = np.zeros(len(weight), bool)
@@ -92,7 +98,7 @@ def _drop(graph: onnx.GraphProto, node: onnx.NodeProto, block: int) -> int:
     kept = _kept(dead, groups, block)
     if len(kept) == len(weight):
         return 0
-    protos.set_constant(graph, node.input[1], weight[kept])
+    protos.set_constant(graph, node.input[1], weight[kept].T if rows_last else weight[kept])
     if bias is not None:
         protos.set_constant(graph, node.input[2], bias[kept])
     for reader in readers:
@@ -125,14 +131,13 @@ def _own_constant(
 
 
 def _readers(
-    graph: onnx.GraphProto, node: onnx.NodeProto, known: dict[str, onnx.TensorProto]
+    graph: onnx.GraphProto, node: onnx.NodeProto, known: dict[str, onnx.TensorProto], filters: int
 ) -> tuple[list[_Reader], bool] | None:
-    """The mixing nodes below a convolution, and whether zero stays zero until there; None if one is unfit."""
+    """The mixing nodes below a layer, and whether zero stays zero until there; None if one is unfit."""
     by_value, ends = protos.consumers(graph), protos.outputs(graph)
-    filters = known[node.input[1]].dims[0] if node.input[1] in known else 0
     readers: list[_Reader] = []
     zero_stays = True
-    values = [(node.output[0], False)]
+    values = [(node.output[0], node.op_type == "Gemm")]
     while values:
         value, is_flat = values.pop()
         if value in ends or not by_value.get(value):
@@ -169,7 +174,9 @@ def _step(
         return None
     if other.op_type == "Conv" and not is_flat:
         return _Reader(other, 1)
-    if other.op_type == "Gemm" and is_flat and not protos.integer(other, "transA", 0):
+    if other.op_type in ("Gemm", "MatMul") and is_flat and not protos.integer(other, "transA", 0):
+        if weight.ndim != 2:
+            return None
         features = weight.shape[1 if protos.integer(other, "transB", 0) else 0]
         return _Reader(other, features // filters) if features % filters == 0 else None
     return None

@@ -28,7 +28,7 @@ def measure(models: Mapping[str, onnx.ModelProto], settings: RunSettings) -> dic
         DeviceError: the provider is missing or did not run every node.
         ModelError: a model cannot be opened or run.
     """
-    heat = replace(settings, budget_s=settings.budget_s * _HEAT_SHARE, min_blocks=4)
+    heat = replace(settings, budget_s=settings.budget_s * _HEAT_SHARE, warmup=1, rounds=1, min_blocks=2)
     found = _round(models, heat)
     others = sorted((name for name in found if name != DENSE), key=lambda name: found[name].median_ms)
     if len(others) > _FINALISTS:

@@ -82,3 +82,10 @@ def pattern_hash(site: Site) -> str:
     """A name for where the zeros are, whatever the values."""
     bits = np.packbits(site.weight != 0)
     return hashlib.sha256(bits.tobytes()).hexdigest()[:16]
+
+
+def has_zero_groups(weight: NDArray[np.generic]) -> bool:
+    """Whether a row, a column or a 2D kernel of a weight (N, C, ...) is all zero, whatever its groups."""
+    rows = weight.reshape(len(weight), -1)
+    kernels = weight.reshape(*weight.shape[:2], -1)
+    return not (alive(rows, 1).all() and alive(rows, 0).all() and alive(kernels, 2).all())

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 Array = NDArray[np.generic]
+MOST_INFERRED_BYTES = 2**30  # shape inference serialises the model twice, and protobuf ends at 2 GB
 Attribute = int | float | str | Sequence[int]
 
 

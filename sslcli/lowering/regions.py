@@ -8,6 +8,7 @@ the layout itself.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import onnx
 
@@ -22,6 +23,7 @@ _PASSING = frozenset(
 )
 _DEPTH = 3
 _FEW = 16
+_LIGHT_BYTES = 1 << 16  # what shapes are computed from is smaller
 
 
 def region(model: onnx.ModelProto, name: str, settings: RunSettings) -> onnx.ModelProto:
@@ -31,11 +33,29 @@ def region(model: onnx.ModelProto, name: str, settings: RunSettings) -> onnx.Mod
         GraphError: the shapes around the node are not known.
         InputError: the model does not take the batch size.
     """
-    graph = shaped_graph(model.SerializeToString(), settings)
+    # Shapes are inferred without the weights, which would be copied several times for each layer.
+    light = shaped_graph(_without_weights(model).SerializeToString(), settings)
+    graph = replace(light, constants=protos.constants(model.graph))
     node = next(node for node in graph.nodes if node.name == name)
     chosen = {node.name, *_upwards(graph, node), *_downwards(graph, node)}
     nodes = [other for other in graph.nodes if other.name in chosen]
     return slim(onnx.load_from_string(cut(graph, nodes)), name)
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which large initialisers have a type and no values."""
+    made = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    for part in ("input", "output", "value_info", "node"):
+        getattr(made.graph, part).extend(getattr(model.graph, part))
+    made.graph.name = model.graph.name
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) <= _LIGHT_BYTES:
+            made.graph.initializer.append(tensor)
+            continue
+        hollow = made.graph.initializer.add(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+        hollow.data_location = onnx.TensorProto.EXTERNAL
+        hollow.external_data.add(key="location", value="left out")
+    return made
 
 
 def slim(piece: onnx.ModelProto, name: str) -> onnx.ModelProto:

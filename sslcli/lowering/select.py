@@ -12,7 +12,7 @@ from sslcli.bench import time_models
 from sslcli.bench.inputs import RunSettings
 from sslcli.bench.statistics import Ratio, paired_ratio
 from sslcli.errors import GraphError, InputError, UsageError
-from sslcli.lowering import check, forms
+from sslcli.lowering import check, forms, protos
 from sslcli.lowering.clean import clean
 from sslcli.lowering.drop_channels import drop_channels
 from sslcli.lowering.fragments import Fragment, replace_node
@@ -143,7 +143,6 @@ def _fewer_channels(
     base: onnx.ModelProto, settings: RunSettings, dtype: DType
 ) -> tuple[onnx.ModelProto, list[Decision]]:
     """The model without dead channels, counts rounded to blocks or not; or as it is where that wins."""
-    weights = {name: tuple(site.weight.shape) for name, site in find_sites(base).items()}
     variants = {f"drop-channels-{block}": drop_channels(base, block=block) for block in _BLOCKS}
     models = {name: convert(model, dtype) for name, (model, gone) in variants.items() if gone}
     if not models:
@@ -153,19 +152,31 @@ def _fewer_channels(
     if chosen == DENSE:
         return base, []
     model, gone = variants[chosen]
-    shapes = {name: tuple(site.weight.shape) for name, site in find_sites(model).items()}
+    shapes = _weight_shapes(base)
     return model, [
         Decision(
             name,
             "channels",
-            weights[name],
-            shapes[name][0] / weights[name][0],
+            shapes[name],
+            1 - count / shapes[name][0],
             chosen,
             timings,
-            note=f"{count} of {weights[name][0]} filters went; timed on the whole model",
+            note=f"{count} of {shapes[name][0]} filters went; timed on the whole model",
         )
         for name, count in gone.items()
     ]
+
+
+def _weight_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights of convolutions and Gemm by node name, the filters first."""
+    known = protos.constants(model.graph)
+    found = {}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm") and node.input[1] in known:
+            dims = tuple(known[node.input[1]].dims)
+            rows_last = node.op_type == "Gemm" and not protos.integer(node, "transB", 0)
+            found[node.name] = dims[::-1] if rows_last else dims
+    return found
 
 
 def _decision(name: str, site: Site, chosen: str = DENSE) -> Decision:

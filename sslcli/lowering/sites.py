@@ -109,8 +109,7 @@ def find_sites(model: onnx.ModelProto) -> dict[str, Site]:
 
 def infer_shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
     """Shapes by value name, None for sizes that are open, as far as inference gets."""
-    # Inference serialises the model: beyond protobuf's limit what the file says must do.
-    small = protos.size_bytes(model) < 2**30
+    small = protos.size_bytes(model) < protos.MOST_INFERRED_BYTES  # else what the file says must do
     graph = (onnx.shape_inference.infer_shapes(model) if small else model).graph
     return {
         value.name: tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)

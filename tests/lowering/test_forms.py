@@ -192,3 +192,26 @@ def test_an_activation_goes_before_the_gather_that_restores_filters() -> None:
     lowered = replace_node(model, whole.nodes[0].name, candidates(site)["compact"])
     assert [node.op_type for node in lowered.graph.node] == ["Conv", "Relu", "Gather"]
     assert check.worst_error(expected, check.run(lowered, feeds)) < 1e-5
+
+
+CHUNKED = ("shift-128", "shift-192-pad", "row-shift-128", "row-shift-192-pad")
+
+
+@pytest.mark.parametrize("pattern", ["columns", "mixed"])
+@pytest.mark.parametrize(("groups", "stride"), [(1, 1), (1, 2), (2, 1)])
+def test_forms_that_work_in_chunks_equal_it_too(pattern: str, groups: int, stride: int) -> None:
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((20, 128, 3, 3)).astype(np.float32)
+    weight = mask(weight, groups, pattern, random)
+    bias = random.standard_normal(20).astype(np.float32)
+    site = replace(site_of(weight, groups), bias=bias, strides=(stride, stride))
+    found = candidates(site)
+    assert set(CHUNKED) <= set(found)
+    for name in CHUNKED:
+        depthwise = [
+            node
+            for node in found[name].nodes
+            if node.op_type == "Conv" and found[name].constants[node.input[1]].shape[2:] != (1, 1)
+        ]
+        assert len(depthwise) > groups, name
+        assert worst(site, found[name], (9, 9)) < 1e-5, name
