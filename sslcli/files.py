@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -73,11 +73,15 @@ def check_writable(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock_output(path: Path) -> Iterator[None]:
-    """Hold the exclusive lock of one output while it is made.
+def lock_output(path: Path, companions: Iterable[Path] = ()) -> Iterator[None]:
+    """Hold the exclusive lock of one output while it is made; what killed runs left of it is removed.
 
     The lock is advisory (``flock`` on ``.NAME.lock`` beside the output), so it ends with the process
     that holds it, however that process ends.
+
+    Args:
+        path: the output.
+        companions: other files that only the holder writes (the state of a run, a plan).
 
     Raises:
         OutputError: another process holds it.
@@ -85,7 +89,8 @@ def lock_output(path: Path) -> Iterator[None]:
     check_writable(path)
     lock = path.parent / f".{path.name}.lock"
     with _locked(lock, path):
-        _remove_leftovers(path)
+        for written in (path, *companions):
+            remove_leftovers(written)
         try:
             yield
         finally:
@@ -122,7 +127,7 @@ def _leads_to(path: Path, stream: TextIO) -> bool:
         return False
 
 
-def _remove_leftovers(path: Path) -> None:
+def remove_leftovers(path: Path) -> None:
     """Remove the temporary files that killed runs left of ``path``; only its lock's holder may."""
     name = re.compile(re.escape(f".{path.stem}.") + r"[a-z0-9_]{8}" + re.escape(f".tmp{path.suffix}"))
     for entry in path.parent.iterdir():

@@ -17,9 +17,15 @@ from sslcli.cli.flags import Option
             envvar="SSLCLI_DATA_ROOT",
             help="Folder that holds the data sets' files.  [default: the user's cache folder]",
         ),
+        Option(
+            ["--distributed"],
+            is_flag=True,
+            default=False,
+            help="Check that processes find each other: two of its own, or those that torchrun started.",
+        ),
     ],
 )
-def command(data_root: str | None, common: Common) -> Any:
+def command(data_root: str | None, distributed: bool, common: Common) -> Any:
     """Say what is installed, what the machine offers, what is missing and how to get it.
 
     Ends with exit code 8 if something is missing that sslcli cannot do without.
@@ -28,4 +34,4 @@ def command(data_root: str | None, common: Common) -> Any:
         raise click.UsageError("doctor only looks; it has no dry run")
     from sslcli.pipeline.doctor import diagnose
 
-    return diagnose(data_root)
+    return diagnose(data_root, distributed=distributed)

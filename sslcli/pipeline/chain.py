@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sslcli.errors import InputError, OutputError, RecipeError, SslcliError, UsageError
-from sslcli.files import atomic_output, lock_output, output_error
+from sslcli.files import atomic_output, lock_output, output_error, remove_leftovers
 from sslcli.options.common import ModelOptions
 from sslcli.options.steps import STEPS, Settings
 from sslcli.pipeline import cache, jobs
@@ -48,7 +48,7 @@ def run(recipe: Recipe, folder: Path, observers: Observers = SILENT, *, force: b
     started = time.monotonic()
     _check_present(recipe)
     make_folder(folder)
-    with lock_output(folder / "run"):
+    with lock_output(folder / "run", (folder / "run.json", folder / "report.html")):
         if force or any(step.state != "cached" for step in plan_run(recipe, folder).steps):
             check_globs(recipe)
         outcomes: list[StepOutcome] = []
@@ -163,6 +163,8 @@ def _prepare(place: Path, key: str) -> None:
         except OSError as error:
             raise output_error(place, error) from error
     make_folder(place)
+    for name in (_STARTED, cache.STEP_FILE):
+        remove_leftovers(place / name)
     with atomic_output(stopped) as temporary:
         temporary.write_text(key)
 

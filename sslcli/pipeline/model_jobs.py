@@ -35,7 +35,7 @@ def prune(request: Request, observers: Observers = ()) -> results.PruneResult:
     from sslcli.surgery.prune import prune as remove
 
     output, chosen = check_output(request), request.settings
-    with lock_output(output), inputs.threads(chosen.run.threads):
+    with lock_output(output, [plan_path(output)]), inputs.threads(chosen.run.threads):
         loaded = inputs.load_model(request.source, chosen.model, chosen.run.seed, chosen.data)
         source = _data(request, loaded)
         options = chosen.step

@@ -51,6 +51,11 @@ def metrics_path(output: Path) -> Path:
     return output.with_name(name)
 
 
+def nearest_path(output: Path) -> Path:
+    """Where the nearest model is kept if a target is missed."""
+    return output.with_name(f"{output.stem}.nearest.pt2")
+
+
 def _run(request: Request, observers: Observers, method: Callable[..., TrainResult]) -> TrainingResult:
     from sslcli.training.world import joined
 
@@ -177,7 +182,7 @@ def _nearest_kept(request: Request, loaded: Checkpoint, source: DataSource, worl
         from sslcli import checkpoint
 
         output = _path(request)
-        path = output.with_name(f"{output.stem}.nearest.pt2")
+        path = nearest_path(output)
         checkpoint.save(nearest, path, record=_record(request, loaded, source, nearest, {}))
         state_path(output).unlink(missing_ok=True)
         raise TargetError(error.what, f"the nearest model is {path}") from error
@@ -209,7 +214,8 @@ def _all_observers(
 @contextlib.contextmanager
 def _alone(output: Path, world: World) -> Iterator[None]:
     """The output's lock, held by the process that writes."""
-    with lock_output(output) if world.writes else contextlib.nullcontext():
+    companions = (state_path(output), metrics_path(output), nearest_path(output))
+    with lock_output(output, companions) if world.writes else contextlib.nullcontext():
         yield
 
 

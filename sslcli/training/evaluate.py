@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sslcli.data.source import Split
 from sslcli.data.stream import stream
-from sslcli.errors import DataError
+from sslcli.errors import DataError, GraphError
 from sslcli.reference import describe
 from sslcli.training.task import Task, classification, is_constant
 from sslcli.training.world import ALONE, World
@@ -71,12 +71,15 @@ def measure(
 
 @contextlib.contextmanager
 def data_fit(*, first: bool) -> Iterator[None]:
-    """An error of torch on the first batch becomes a DataError: the samples are not what the model takes."""
+    """What torch says on the first batch becomes a DataError: the samples are not what the model takes."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
+        if "deterministic implementation" in str(error):
+            what = f"an operator has no deterministic form on this device ({describe(error)})"
+            raise GraphError(what, "leave --deterministic out") from error
         if not first or "allocate memory" in str(error):
             raise
         raise DataError(

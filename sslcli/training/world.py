@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch.distributed
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from sslcli.errors import UsageError
+from sslcli.errors import DeviceError, SslcliError, UsageError
+from sslcli.reference import describe
 
 T = TypeVar("T")
+
+
+class PeerError(SslcliError):
+    """Another process of this run has failed; ends with that one's exit code."""
+
+    def __init__(self, what: str, exit_code: int) -> None:
+        super().__init__(what)
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,10 @@ class World:
 
 
 ALONE = World()
+_WORD = "failure"
+_PATIENCE = datetime.timedelta(seconds=3)
+# What gloo and NCCL say where the other end is gone.
+_LOST = re.compile(r"gloo|NCCL|[Cc]onnection|peer|socket", re.IGNORECASE)
 
 
 @contextlib.contextmanager
@@ -90,6 +108,10 @@ def joined(device_type: str) -> Iterator[World]:
 
     Args:
         device_type: cpu (gloo) or cuda (NCCL).
+
+    Raises:
+        DeviceError: the processes do not find each other.
+        PeerError: another one has failed; with its sentence and exit code, where it left them.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -98,8 +120,50 @@ def joined(device_type: str) -> Iterator[World]:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = device_type == "cuda"
     with torch.cuda.device(local) if cuda else contextlib.nullcontext():
-        torch.distributed.init_process_group("nccl" if cuda else "gloo")
+        store, rank = _meet("nccl" if cuda else "gloo")
         try:
-            yield World(torch.distributed.get_rank(), size, f"cuda:{local}" if cuda else "cpu")
+            with _failures_shared(store, rank):
+                yield World(rank, size, f"cuda:{local}" if cuda else "cpu")
         finally:
             torch.distributed.destroy_process_group()
+
+
+def _meet(backend: str) -> tuple[Store, int]:
+    try:
+        store, rank, size = next(rendezvous("env://"))
+        shared = PrefixStore("sslcli", store)
+        torch.distributed.init_process_group(backend, store=shared, rank=rank, world_size=size)
+    except (ValueError, RuntimeError) as error:
+        raise DeviceError(
+            f"the processes of this run do not find each other ({describe(error)})",
+            "start them with torchrun; see `sslcli doctor --distributed`",
+        ) from error
+    return shared, rank
+
+
+@contextlib.contextmanager
+def _failures_shared(store: Store, rank: int) -> Iterator[None]:
+    """Leave word of an own failure; tell that of another process where its going broke off an exchange."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, SslcliError) and _LOST.search(str(error)):
+            raise _peer_error(store) from error
+        _leave_word(store, rank, error)
+        raise
+
+
+def _leave_word(store: Store, rank: int, error: Exception) -> None:
+    code, text = (error.exit_code, str(error)) if isinstance(error, SslcliError) else (1, describe(error))
+    with contextlib.suppress(RuntimeError):  # whoever holds the store may be gone already
+        store.set(_WORD, json.dumps([rank, code, text]))
+
+
+def _peer_error(store: Store) -> PeerError:
+    with contextlib.suppress(RuntimeError, ValueError):
+        store.wait([_WORD], _PATIENCE)
+        rank, code, sentence = json.loads(store.get(_WORD))
+        return PeerError(f"process {rank} has failed: {sentence}", code)
+    return PeerError(
+        "another process of this run has died; run the same command again to go on from its last state", 1
+    )

@@ -8,7 +8,7 @@ import pytest
 from forked import Trouble
 
 REGULARIZE = (
-    "regularize arch:lenet -o out.pt2 --data mnist-5k -b 16 --max-steps 24 --epochs 2 --finetune-epochs 1 "
+    "regularize arch:lenet -o out.pt2 --data mnist-5k -b 16 --max-steps 16 --epochs 2 "
     "--save-every-steps 2 --no-size-weights --structure filter=0.1 --structure shape=0.1 -q"
 )
 RECIPE = """\
