@@ -83,9 +83,14 @@ class LatencyTable:
     whole_ms: float
 
     @property
+    def layers_ms(self) -> float:
+        """The sum of the layers at their full width."""
+        return sum(times.ms[-1][-1] for times in self.layers.values())
+
+    @property
     def rest_ms(self) -> float:
         """What the whole model takes beyond its layers."""
-        return max(0.0, self.whole_ms - sum(times.ms[-1][-1] for times in self.layers.values()))
+        return max(0.0, self.whole_ms - self.layers_ms)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -141,7 +146,9 @@ class Latency:
             share = float(alive.sum()) / max(alive.numel(), 1)
             total += times.at(size[channel], source[channel]) * times.lowering(share)
             written += math.prod(size)
-        return (total + self.table.rest_ms * written / max(outputs, 1)) / self.table.whole_ms
+        total += self.table.rest_ms * written / max(outputs, 1)
+        # layers that run alone start cold, so that those of a tiny network may sum up to more than the whole
+        return total / max(self.table.whole_ms, self.table.layers_ms)
 
     def measure(self, weights: Mapping[str, Tensor]) -> float:
         """The latency that pruning ``weights`` leaves, of the exported model, as a fraction."""
