@@ -128,9 +128,9 @@ class RegularizeOptions(TrainOptions):
     )
     target: dict[TargetName, Fraction] = Field(
         default_factory=dict,
-        description="What may be left, as fractions of the original: macs, params or latency (one sample, one "
-        "thread, measured here), such as macs=0.5; repeats; finds the strengths. Where shape or filter2d may "
-        "go, macs are those of live rows x live columns. Default: no target.",
+        description="What may be left, as fractions of the original: macs, params or latency (one sample, "
+        "one thread, measured here), such as macs=0.5; repeats; finds the strengths. Where shape or filter2d "
+        "may go, macs are those of live rows x live columns. Default: no target.",
     )
     max_drop: NonNegative | None = Field(
         None,
