@@ -21,6 +21,8 @@ MAX_FILE_BYTES = 1 << 31  # protobuf's own limit
 MAX_ELEMENTS = 1 << 31  # of one tensor at batch 1; larger ones are in no model that a machine runs
 _MAX_DEPTH = 16  # of sub-graphs
 _MAX_TURNS = 1 << 20  # of a loop whose count is a constant
+_POSITIVE = ("group", "strides", "dilations", "kernel_shape")  # of convolutions
+_MOST = 1 << 31
 _SMALL = 1024  # elements of initialisers that may say shapes
 _SOURCE = "do not use this file unless you know who made it"
 _DAMAGED = "export it again"
@@ -53,7 +55,10 @@ def require_sound(model: onnx.ModelProto, where: str, folder: Path) -> None:
     _check_order(model.graph, set(), where)
     _check_functions(model.functions, where)
     _check_loops(model.graph, where)
-    _check_shapes(model, where)
+    slim = _without_weights(model)
+    _check_structure(slim, where)
+    _check_convolutions(slim.graph, where)
+    _check_shapes(slim, where)
 
 
 def _graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -176,11 +181,36 @@ def _array(tensor: onnx.TensorProto) -> np.ndarray[tuple[int, ...], np.dtype[np.
     return values
 
 
-def _check_shapes(model: onnx.ModelProto, where: str) -> None:
+def _check_structure(slim: onnx.ModelProto, where: str) -> None:
+    """Operators and their attributes, by ONNX's own checker."""
+    known = onnx.ModelProto()
+    known.CopyFrom(slim)
+    known.ir_version = min(slim.ir_version, onnx.IR_VERSION)
+    for value in [*known.graph.input, *known.graph.output]:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()  # the checker wants one; runtimes do not
     try:
-        inferred = onnx.shape_inference.infer_shapes(
-            _without_weights(model), check_type=True, strict_mode=True, data_prop=True
-        )
+        onnx.checker.check_model(known)
+    except Exception as error:  # the checker's errors and protobuf's have no common base but Exception
+        raise ModelError(f"{where} is not valid ONNX ({describe(error)})", _DAMAGED) from error
+
+
+def _check_convolutions(graph: onnx.GraphProto, where: str) -> None:
+    for node in graph.node:
+        if node.op_type in ("Conv", "ConvTranspose"):
+            for attribute in node.attribute:
+                values = attribute.ints if attribute.ints else [attribute.i]
+                if attribute.name in _POSITIVE and not all(0 < value < _MOST for value in values):
+                    raise ModelError(
+                        f"{node.op_type} of {where} has the {attribute.name} {list(values)}", _DAMAGED
+                    )
+        for inner in _graphs(node):
+            _check_convolutions(inner, where)
+
+
+def _check_shapes(slim: onnx.ModelProto, where: str) -> None:
+    try:
+        inferred = onnx.shape_inference.infer_shapes(slim, check_type=True, strict_mode=True, data_prop=True)
     except Exception as error:  # protobuf's errors and onnx's own have no common base but Exception
         raise ModelError(
             f"the types or shapes of {where} cannot be right ({_last_line(error)})", _DAMAGED

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sslcli.errors import InputError, Interrupted, UsageError
+from sslcli.errors import InputError, Interrupted, OutputError, UsageError
 from sslcli.options.training import RegularizeOptions
 from sslcli.sparsity.penalty import WeightedSet
 from sslcli.training.loop import fit
@@ -164,7 +164,7 @@ def test_a_failed_save_leaves_the_state_before(tmp_path, monkeypatch):
         raise RuntimeError("cut")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(OutputError, match="cannot write"):
         write_state(tmp_path / "state", state)
     assert (tmp_path / "state").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
