@@ -154,3 +154,9 @@ class _Read:
 
 
 _ADAPTER = TypeAdapter(_Read)
+
+
+def plan_schema() -> dict[str, Any]:
+    """The JSON schema of a plan, from what ``Plan.from_json`` checks."""
+    schema = _ADAPTER.json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": SCHEMA}

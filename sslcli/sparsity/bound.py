@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -15,10 +13,8 @@ from torch import Tensor
 from sslcli.errors import InputError
 from sslcli.graph.groups import GroupSet, GroupView
 
-# Elements of one piece of a matrix when columns are summed by several threads.
-_PIECE_ELEMENTS = 1 << 19
-
-_Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+# Elements of the sums that squares are added to when columns are summed: the block stays in the cache.
+_BLOCK_ELEMENTS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -90,24 +86,24 @@ def group_norms(bound: BoundSet) -> Tensor:
     Shape:
         (count,), in the parameters' dtype, at least float32.
     """
-    return norms_of([bound])[0]
+    return _norms(bound)
 
 
 @torch.no_grad()
 def norms_of(sets: Sequence[BoundSet]) -> list[Tensor]:
-    """``group_norms`` of several sets, for less than one after another."""
-    parts = iter(_view_norms([view for bound in sets for view in bound.views]))
-    norms = []
-    for bound in sets:
-        own = [next(parts) for _ in bound.views]
-        if len(own) == 1 and bound.views[0].buckets is None:
-            norms.append(own[0])
-            continue
-        squares = own[0].new_zeros(bound.group_set.count + 1)
-        for view, part in zip(bound.views, own, strict=True):
-            _add_per_group(squares, view, part.square())
-        norms.append(squares[:-1].sqrt())
-    return norms
+    """``group_norms`` of several sets."""
+    # Backwards: what went before ended with the last weights, and they are still in the cache.
+    return [_norms(bound) for bound in reversed(sets)][::-1]
+
+
+def _norms(bound: BoundSet) -> Tensor:
+    parts = [_view_norms(view) for view in bound.views]
+    if len(parts) == 1 and bound.views[0].buckets is None:
+        return parts[0]
+    squares = parts[0].new_zeros(bound.group_set.count + 1)
+    for view, part in zip(bound.views, parts, strict=True):
+        _add_per_group(squares, view, part.square())
+    return squares[:-1].sqrt()
 
 
 @torch.no_grad()
@@ -152,33 +148,24 @@ def _add_per_group(totals: Tensor, view: BoundView, part: Tensor) -> None:
         totals.index_add_(0, view.buckets, part.to(totals.dtype))
 
 
-def _view_norms(views: Sequence[BoundView]) -> list[Tensor]:
-    """Each view's norms over the axes that do not select, flat in row-major order of those that do."""
-    norms: list[Tensor | None] = []
-    crossing: list[tuple[int, Tensor, tuple[int, ...], list[int]]] = []
-    for position, view in enumerate(views):
-        values = view.values
-        if values.dtype in (torch.float16, torch.bfloat16):
-            values = values.float()
-        selecting, reduced = _split_axes(values, view.dims)
-        if not reduced:
-            norms.append(values.abs().reshape(-1))
-        elif not selecting:
-            norms.append(_norm(values.reshape(1, -1)))
-        elif max(selecting) < min(reduced):
-            rows = math.prod(values.shape[axis] for axis in selecting)
-            norms.append(_norm(values.reshape(rows, -1)))
-        else:
-            norms.append(None)
-            leading = min(selecting)
-            matrix = values.reshape(math.prod(values.shape[:leading]), -1)
-            trailing = [axis - leading for axis in reduced if axis > leading]
-            crossing.append((position, matrix, tuple(values.shape[leading:]), trailing))
-    summed = _column_squares([matrix for _, matrix, _, _ in crossing])
-    for (position, _, shape, trailing), squares in zip(crossing, summed, strict=True):
-        squares = squares.reshape(shape)
-        norms[position] = (squares.sum(trailing) if trailing else squares).reshape(-1).sqrt_()
-    return [part for part in norms if part is not None]
+def _view_norms(view: BoundView) -> Tensor:
+    """Norms over the axes that do not select, flat in row-major order of those that do."""
+    values, dims = view.values, view.dims
+    if values.dtype in (torch.float16, torch.bfloat16):
+        values = values.float()
+    selecting, reduced = _split_axes(values, dims)
+    if not reduced:
+        return values.abs().reshape(-1)
+    if not selecting:
+        return _norm(values.reshape(1, -1))
+    if max(selecting) < min(reduced):
+        rows = math.prod(values.shape[axis] for axis in selecting)
+        return _norm(values.reshape(rows, -1))
+    leading = min(selecting)
+    squares = _column_squares(values.reshape(math.prod(values.shape[:leading]), -1))
+    squares = squares.reshape(values.shape[leading:])
+    trailing = [axis - leading for axis in reduced if axis > leading]
+    return (squares.sum(trailing) if trailing else squares).reshape(-1).sqrt_()
 
 
 def _norm(matrix: Tensor) -> Tensor:
@@ -186,52 +173,25 @@ def _norm(matrix: Tensor) -> Tensor:
     return norms
 
 
-def _column_squares(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """Sums of squares down the rows of each matrix, read once.
+def _column_squares(matrix: Tensor) -> Tensor:
+    """Sums of squares down the rows of a matrix, read once and without a copy of its size.
 
-    On the CPU ``vector_norm(dim=0)`` is not vectorised and squares of a whole matrix leave the cache; NumPy's
-    einsum runs down the rows at the speed of the memory. It knows one thread, so large matrices are cut
-    and the pieces shared out. The cuts do not depend on the number of threads, so neither do the sums.
+    ``vector_norm(dim=0)`` is not vectorised on the CPU. NumPy's einsum runs down the rows at the speed of the
+    memory, on one thread; with several, adding squares to a block that stays in the cache is faster.
     """
-    if any(matrix.is_cuda for matrix in matrices):
-        return [_norm(matrix.t()).square_() for matrix in matrices]
-    pieces = [torch.split(matrix, max(1, _PIECE_ELEMENTS // matrix.shape[1])) for matrix in matrices]
-    flat = [piece.numpy() for parts in pieces for piece in parts]
-    threads = min(torch.get_num_threads(), len(flat), sum(array.size for array in flat) // _PIECE_ELEMENTS)
-    if threads < 2:
-        sums = iter([_squares_down(array) for array in flat])
-    else:
-        with ThreadPoolExecutor(threads - 1) as pool:
-            sums = _shared_out(pool, flat, threads)
-    totals = []
-    for parts in pieces:
-        total = next(sums)
-        for _ in parts[1:]:
-            total += next(sums)
-        totals.append(torch.from_numpy(total))
-    return totals
-
-
-def _shared_out(pool: ThreadPoolExecutor, arrays: list[_Array], threads: int) -> Iterator[_Array]:
-    """``_squares_down`` of every array, every thread (this one too) taking the next array that is left."""
-    results: list[_Array | None] = [None] * len(arrays)
-    # Largest first, so that no thread is left with a large one at the end.
-    order = iter(sorted(range(len(arrays)), key=lambda position: -arrays[position].size))
-
-    def work() -> None:
-        for position in order:
-            results[position] = _squares_down(arrays[position])
-
-    others = [pool.submit(work) for _ in range(threads - 1)]
-    work()
-    for other in others:
-        other.result()
-    return iter([result for result in results if result is not None])
-
-
-def _squares_down(array: _Array) -> _Array:
-    sums: _Array = np.einsum("ij,ij->j", array, array)
-    return sums
+    rows, columns = matrix.shape
+    if rows == 1:
+        return matrix[0].square()
+    if matrix.is_cuda:
+        return _norm(matrix.t()).square_()
+    if torch.get_num_threads() == 1:
+        array = matrix.numpy()
+        return torch.from_numpy(np.einsum("ij,ij->j", array, array))
+    block = min(rows, max(1, _BLOCK_ELEMENTS // columns))
+    sums = matrix.new_zeros(block, columns)
+    for part in torch.split(matrix, block):
+        sums[: len(part)].addcmul_(part, part)
+    return sums.sum(0)
 
 
 def _any_nonzero(view: BoundView) -> Tensor:

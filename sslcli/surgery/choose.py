@@ -46,8 +46,10 @@ def choose(
     target: Mapping[str, float],
     limits: Limits,
     scores: Mapping[str, Tensor] | None = None,
-) -> None:
-    """Set the least important units to zero until what is left meets the target.
+    *,
+    fold: bool = True,
+) -> Cut:
+    """Set the least important units to zero until what is left meets the target; return the cut.
 
     Args:
         structure: the network.
@@ -55,6 +57,7 @@ def choose(
         target: fractions of ``macs`` and ``params`` that may be left.
         limits: what may not be taken.
         scores: importance of every element by parameter; default: its square.
+        fold: let later biases take up the constants of removed channels.
 
     Raises:
         TargetError: even with all that may go, more would be left.
@@ -70,13 +73,14 @@ def choose(
         trial = Zeroing(
             dict(zeroing.weights), {n: dict(a) for n, a in zeroing.slices.items()}, dict(zeroing.blocks)
         )
-        _set_to_zero(structure, layers, trial, taken)
-        left = count(cut(structure, trial.weights), structure)
+        found = _set_to_zero(structure, layers, trial, taken, fold)
+        left = count(found, structure)
         over = {name: getattr(left, name) / budget[name] for name in budget}
         if max(over.values()) <= 1:
             break
         aim = {name: aim[name] / max(over[name], 1.0) * 0.999 for name in aim}
     zeroing.weights, zeroing.slices, zeroing.blocks = trial.weights, trial.slices, trial.blocks
+    return found
 
 
 def _allowed(
@@ -169,8 +173,10 @@ def _sizes(structure: Structure, taken: Tensor) -> object:
     return count(_Sized(structure, None, None, alive, kept, {}), structure)  # type: ignore[arg-type]
 
 
-def _set_to_zero(structure: Structure, layers: Sequence[Reader], zeroing: Zeroing, taken: Tensor) -> None:
-    """Zero whatever writes the units; where they live on, also what reads them."""
+def _set_to_zero(
+    structure: Structure, layers: Sequence[Reader], zeroing: Zeroing, taken: Tensor, fold: bool
+) -> Cut:
+    """Zero whatever writes the units; where they live on, also what reads them. Return what is then left."""
     alive = ~taken
     close(structure, alive)
     gone = ~alive
@@ -184,9 +190,11 @@ def _set_to_zero(structure: Structure, layers: Sequence[Reader], zeroing: Zeroin
             axes = [axis for axis in range(facet.dim()) if facet.shape[axis] > 1]
             if len(axes) == 1 and (name, axes[0]) not in reading:
                 zeroing.slice(name, axes[0], torch.nonzero(gone[facet.reshape(-1)]).reshape(-1))
-    found = cut(structure, zeroing.weights)
-    if bool((gone & found.alive).any()):
-        _zero_readers(structure, layers, zeroing, gone & found.alive)
+    found = cut(structure, zeroing.weights, fold=fold)
+    if not bool((gone & found.alive).any()):
+        return found
+    _zero_readers(structure, layers, zeroing, gone & found.alive)
+    return cut(structure, zeroing.weights, fold=fold)
 
 
 def _zero_readers(structure: Structure, layers: Sequence[Reader], zeroing: Zeroing, units: Tensor) -> None:

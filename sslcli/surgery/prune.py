@@ -123,8 +123,9 @@ def prune(
         _under(structure, zeroing, threshold, structures, keep)
     if target:
         limits = Limits(tuple(keep), dict(limit or {}), min_width, align)
-        choose(structure, zeroing, target, limits, scores)
-    found = cut(structure, zeroing.weights, fold=fold)
+        found = choose(structure, zeroing, target, limits, scores, fold=fold)
+    else:
+        found = cut(structure, zeroing.weights, fold=fold)
     shrunk = shrink(found)
     small = analyse(shrunk.program)
     _check_target(structure, small, target)
