@@ -60,7 +60,8 @@ def relative_error(expected: Array, got: Array) -> float:
         return float("inf")
     wide, other = expected.astype(np.float64), got.astype(np.float64)
     same = (wide == other) | (np.isnan(wide) & np.isnan(other))
-    difference = np.where(same, 0.0, wide - other)
+    with np.errstate(invalid="ignore"):  # equal infinities have no difference
+        difference = np.where(same, 0.0, wide - other)
     if not np.isfinite(difference).all():
         return float("inf")
     norm = float(np.linalg.norm(np.where(np.isfinite(wide), wide, 0.0)))

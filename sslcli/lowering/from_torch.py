@@ -24,6 +24,7 @@ from sslcli.lowering.clean import clean
 from sslcli.lowering.files import write_onnx
 from sslcli.lowering.fold_norm import fold_norm
 from sslcli.lowering.opset import to_opset
+from sslcli.lowering.powers import simplify_powers
 from sslcli.lowering.precision import convert
 from sslcli.options.export import OPSET, DType
 
@@ -117,11 +118,11 @@ def translate(
 
 
 def finish(model: onnx.ModelProto, opset: int | None = None) -> onnx.ModelProto:
-    """Tidy, fold norms, bring to ``opset`` and check the structure: what every model gets, ours or not.
+    """Tidy, fold norms, simplify powers, bring to ``opset``, check the structure: what every model gets.
 
     Works in place unless the opset changes; None leaves the opset.
     """
-    model = fold_norm(clean(model))
+    model = simplify_powers(fold_norm(clean(model)))
     if opset is not None:
         model = to_opset(model, opset)
     model.producer_name, model.producer_version = "sslcli", ""

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sslcli.lowering import check
 from sslcli.lowering.clean import clean
 from sslcli.lowering.fold_norm import fold_norm
+from sslcli.lowering.powers import simplify_powers
 
 
 def model(
@@ -140,3 +141,22 @@ def test_nodes_are_called_after_their_weights_once_each() -> None:
     ]
     tidy = clean(model(nodes, {"layer.weight": floats(6, 4, 3, 3)}))
     assert [node.name for node in tidy.graph.node] == ["layer", "layer_2", "Add_2"]
+
+
+@pytest.mark.parametrize(
+    ("exponent", "operators"),
+    [(0.5, ["Sqrt"]), (0.25, ["Sqrt"] * 2), (0.75, ["Sqrt", "Sqrt", "Mul"]), (0.7, ["Pow"]), (2.0, ["Pow"])],
+)
+def test_powers_by_quarters_become_roots(exponent: float, operators: list[str]) -> None:
+    constants = {"e": np.array(exponent, np.float32)}
+    given = model([helper.make_node("Pow", ["x", "e"], ["y"])], constants)
+    changed = simplify_powers(clean(onnx.ModelProto.FromString(given.SerializeToString())))
+    assert [node.op_type for node in changed.graph.node] == operators
+    x = np.resize(np.array([0.0, -1.0, 1e-30, 3.0, 1e30, np.inf], np.float32), (2, 4, 5, 5))
+    assert check.worst_error(check.run(given, {"x": x}), check.run(changed, {"x": x})) < 1e-6
+
+
+def test_an_exponent_that_lends_its_shape_stays() -> None:
+    constants = {"e": np.full((1, 1, 1, 1, 1), 0.5, np.float32)}
+    changed = simplify_powers(clean(model([helper.make_node("Pow", ["x", "e"], ["y"])], constants)))
+    assert [node.op_type for node in changed.graph.node] == ["Pow"]
