@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -22,7 +22,9 @@ from rich.terminal_theme import MONOKAI
 from sslcli.cli import terminal
 from sslcli.cli.main import main as sslcli
 from sslcli.pipeline import results
-from sslcli.report import render
+from sslcli.report import progress, render
+from sslcli.report.progress import describe, panel
+from sslcli.training.progress import Progress
 
 ROOT = Path(__file__).parents[1]
 IMAGES = Path(__file__).parent / "images"
@@ -99,10 +101,32 @@ def shoot_terminal(run: Path) -> None:
     sparse = str(run / "sparse" / "model.pt2")
     with recorded("terminal-inspect.svg", "sslcli inspect sparse.pt2"):
         sslcli(["inspect", sparse])
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["train", sparse, "--data", "mnist-5k", "--epochs", "3", "-o", f"{folder}/more.pt2"]
-        with recorded("terminal-train.svg", "sslcli train sparse.pt2 --data mnist-5k --epochs 3 -o more.pt2"):
-            sslcli(command)
+    records = records_of_training(sparse)
+    with recorded("terminal-train.svg", "sslcli train sparse.pt2 --data mnist-5k --epochs 4 -o more.pt2"):
+        console = terminal._console(stderr=True)
+        for record in records:
+            if record.kind in ("start", "epoch") and record.epoch <= 2:
+                console.print(describe(record, pace=False), soft_wrap=True)
+        console.print(
+            panel(next(record for record in records if record.kind == "step" and record.epoch > 2.3))
+        )
+
+
+def records_of_training(model: str) -> list[Progress]:
+    """What a training tells those who watch it."""
+    records: list[Progress] = []
+
+    @contextlib.contextmanager
+    def watched(_console: Console) -> Iterator[Callable[[Progress], None]]:
+        yield records.append
+
+    before, progress.show_progress = progress.show_progress, watched
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            sslcli(["train", model, "--data", "mnist-5k", "--epochs", "4", "-o", f"{folder}/more.pt2"])
+    finally:
+        progress.show_progress = before
+    return records
 
 
 def main() -> int:

@@ -115,7 +115,8 @@ def note_sources(common: Common, sources: Iterable[Path], target: Path | None = 
     """Write the depfile, where one was asked for."""
     target = target or common.output or (Path(common.json) if common.json else None)
     if common.depfile is not None and target is not None and is_first_process():
-        write_depfile(common.depfile, target, [*sources, *user_modules()])
+        named = list(sources)
+        write_depfile(common.depfile, target, [*named, *user_modules(named)])
 
 
 def plain_command(

@@ -58,9 +58,9 @@ def files_of_recipe(recipe: Recipe) -> Iterator[Path]:
         yield from files_of_settings(step.settings)
 
 
-def user_modules() -> Iterator[Path]:
-    """The modules below the current folder, or beside code that was named, that are imported now."""
-    roots = [Path.cwd(), *map(Path, _code_folders())]
+def user_modules(sources: Iterable[Path]) -> Iterator[Path]:
+    """The modules below the current folder, or beside code among ``sources``, that are imported now."""
+    roots = {Path.cwd(), *(path.resolve().parent for path in sources if path.suffix == ".py")}
     installed = (Path(sys.prefix).resolve(), Path(__file__).resolve().parents[1])
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
@@ -69,12 +69,6 @@ def user_modules() -> Iterator[Path]:
             continue
         if any(path.is_relative_to(root) for root in roots):
             yield path
-
-
-def _code_folders() -> set[str]:
-    """Folders of files that were imported by ``file.py:name``."""
-    modules = [module for name, module in sys.modules.items() if name.startswith("sslcli_code_")]
-    return {str(Path(str(module.__file__)).parent) for module in modules if getattr(module, "__file__", None)}
 
 
 def _files(*names: str | None) -> Iterator[Path]:

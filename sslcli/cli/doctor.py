@@ -21,7 +21,8 @@ from sslcli.cli.flags import Option
             ["--distributed"],
             is_flag=True,
             default=False,
-            help="Check that processes find each other: two of its own, or those that torchrun started.",
+            help="Check that processes find each other: two of its own, or those that torchrun started.  "
+            "[default: no]",
         ),
     ],
 )

@@ -158,6 +158,8 @@ def _record_tree(record: Mapping[str, Any]) -> Tree:
 
 
 def _words(value: Any) -> str:
+    if isinstance(value, Mapping) and {"name", "strength"} <= set(value):
+        return f"{value['name']}={value['strength']:g}" + (f"@{value['match']}" if value.get("match") else "")
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_words(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):

@@ -36,7 +36,7 @@ class ProgressView:
         if record.kind in ("step", "control"):
             self._within_an_epoch(record)
         else:
-            self._line(describe(record))
+            self._line(describe(record, pace=self._live is None or record.kind == "end"))
         if self._live is not None:
             self._live.update(Text("") if record.kind == "end" else panel(record))
 
@@ -63,8 +63,13 @@ def show_progress(console: Console) -> Iterator[ProgressView]:
         yield ProgressView(console, live)
 
 
-def describe(record: Progress) -> Text:
-    """One record as one line; what a record does not know is left out."""
+def describe(record: Progress, *, pace: bool = True) -> Text:
+    """One record as one line; what a record does not know is left out.
+
+    Args:
+        record: what to tell.
+        pace: whether to say how fast it goes and how long it takes; the live part below says it too.
+    """
     parts = [_head(record)]
     if record.loss is not None:
         parts.append(Text(f"loss {record.loss:.4f}"))
@@ -77,7 +82,8 @@ def describe(record: Progress) -> Text:
     parts += [Text(text, style="green") for text in _left(record)]
     if record.kind == "control":
         parts.append(Text("strengths " + _strengths(record), style="cyan"))
-    parts += [Text(text, style="dim") for text in _pace(record)]
+    if pace:
+        parts += [Text(text, style="dim") for text in _pace(record)]
     return Text("  ").join(parts)
 
 

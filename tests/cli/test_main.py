@@ -124,12 +124,12 @@ def test_every_command_and_option_says_what_it_is(name):
         for parameter in found.params:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{name} {parameter.name}"
-                assert parameter.required or re.search("default|required", parameter.help), parameter.help
+                assert parameter.required or re.search("(?i)default|required", parameter.help), parameter.help
 
 
 UNITS = re.compile(
     "seconds|epochs|steps|samples|items|batches|threads|processes|runs|filters|points|fraction|share|factor"
-    "|multiple|times|rate|norm|momentum|probabilities|decay|smoothing|seed|opset|operator|strength|elements"
+    "|multiple|times|rate|norm|momentum|probabilities|decay|square|smoothing|seed|opset|operator|strength|elements"
 )
 
 
