@@ -7,12 +7,14 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from sslcli.errors import InputError, ModelError, SslcliError
+
+_PREFIX = "sslcli_code_"
 
 
 def is_file_reference(reference: str) -> bool:
@@ -69,11 +71,23 @@ def resolve(reference: str, failure: type[InputError] = ModelError) -> Any:
     return value
 
 
+def loaded_files() -> list[str]:
+    """The user's files of code that this process has run, for worker processes that start without them."""
+    return [str(module.__file__) for name, module in list(sys.modules.items()) if name.startswith(_PREFIX)]
+
+
+def load_files(paths: Iterable[str]) -> None:
+    """Run files of code as :func:`resolve` did in the process that sent them here."""
+    for path in paths:
+        with import_path(f"{path}:"):
+            _module_from_file(Path(path), InputError)
+
+
 def _module_from_file(path: Path, failure: type[InputError]) -> ModuleType:
     if not path.is_file():
         raise failure(f"there is no file {path}", "check the path before the colon")
     resolved = path.resolve()
-    name = f"sslcli_code_{hashlib.sha256(str(resolved).encode()).hexdigest()[:16]}"
+    name = f"{_PREFIX}{hashlib.sha256(str(resolved).encode()).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(name, resolved)
     if spec is None or spec.loader is None:
         raise failure(f"{path} cannot be imported as Python", "name a .py file")

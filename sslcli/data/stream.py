@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 from sslcli.data.samples import SampleSplit
 from sslcli.data.source import Split
 from sslcli.errors import DataError, SslcliError
+from sslcli.reference import load_files, loaded_files
 
 Batch = tuple[Tensor, Tensor]
 
@@ -36,11 +38,20 @@ class _Requests:
         self.seed = seed
         self.epoch = epoch
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For workers that are no forks: they run the user's files before they meet its classes."""
+        return _received, (loaded_files(), pickle.dumps((self.split, self.seed, self.epoch)))
+
     def __getitem__(self, indices: Tensor) -> Batch | tuple[str, str | None]:
         try:
             return self.split.batch(indices, seed=self.seed, epoch=self.epoch)
         except SslcliError as error:  # as values, since a worker's exception loses its hint on the way
             return error.what, error.hint
+
+
+def _received(files: list[str], content: bytes) -> _Requests:
+    load_files(files)
+    return _Requests(*pickle.loads(content))
 
 
 def _worker_stream(split: SampleSplit, batches: Iterable[Tensor], seed: int, epoch: int) -> Iterator[Batch]:
@@ -52,26 +63,25 @@ def _worker_stream(split: SampleSplit, batches: Iterable[Tensor], seed: int, epo
         num_workers=split.workers,
         generator=torch.Generator(),
     )
-    made = iter(loader)
-    while True:
-        with _deaths_told(split):
-            batch = next(made, None)
-        if batch is None:
-            return
-        if isinstance(batch[0], str):
-            raise DataError(batch[0], batch[1])
-        yield batch
+    for made in loader:
+        if isinstance(made[0], str):
+            raise DataError(made[0], made[1])
+        yield made
 
 
 @contextlib.contextmanager
-def _deaths_told(split: SampleSplit) -> Iterator[None]:
-    """What torch raises where a worker is gone becomes a sentence."""
+def deaths_told() -> Iterator[None]:
+    """The death of a worker process becomes a sentence.
+
+    Torch raises it out of a signal handler, wherever the main thread is by then; so this stands around all
+    work that goes on while batches are prepared.
+    """
     try:
         yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         raise DataError(
-            f"a process that read data died while it made samples of {split.name}",
+            "a process that read data died",
             "the system kills processes when memory is short: use fewer --workers, and run again to go on",
         ) from error

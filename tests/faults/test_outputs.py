@@ -34,7 +34,7 @@ def require_refused(outcome, words):
         "export arch:lenet -o out.pt2 -q",
         "apply-plan plan.json --arch lenet -o out.pt2",
         "inspect arch:lenet --json out.pt2",
-        "recipe init arch:lenet -o out.pt2",
+        "recipe init arch:lenet --data mnist-5k -o out.pt2",
     ],
 )
 def test_an_output_that_is_a_folder(command, folder):
