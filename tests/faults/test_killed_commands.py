@@ -8,7 +8,7 @@ import pytest
 from forked import Trouble
 
 REGULARIZE = (
-    "regularize arch:lenet -o out.pt2 --data mnist-5k -b 16 --max-steps 16 --epochs 2 "
+    "regularize arch:lenet -o out.pt2 --data mnist-5k -b 16 --max-steps 12 --epochs 2 "
     "--save-every-steps 2 --no-size-weights --structure filter=0.1 --structure shape=0.1 -q"
 )
 RECIPE = """\
@@ -16,21 +16,21 @@ version: 1
 model: {arch: lenet}
 data: {name: mnist-5k, batch_size: 16}
 steps:
-  - {id: dense, uses: train, with: {max_steps: 12, save_every_steps: 3}}
+  - {id: dense, uses: train, with: {max_steps: 6, save_every_steps: 2}}
   - id: sparse
     uses: regularize
-    with: {max_steps: 12, save_every_steps: 3, size_weights: no, structures: {filter: 0.1, shape: 0.1}}
+    with: {max_steps: 6, save_every_steps: 2, size_weights: no, structures: {filter: 0.1, shape: 0.1}}
   - {id: small, uses: prune}
-  - {id: polished, uses: train, with: {max_steps: 8, save_every_steps: 2}}
+  - {id: polished, uses: train, with: {max_steps: 4, save_every_steps: 1}}
 """
 RUN = "run r.yaml -o out -q"
 STEPS = ("dense", "sparse", "small", "polished")
 # Calls in a save: the file is written (cut in half), synchronised, renamed; then the folder is synchronised.
 IN_A_SAVE = [
     Trouble("torch.save", 3, half=True),
-    Trouble("os.fsync", 9),
     Trouble("os.replace", 6),
-    Trouble("os.fsync", 12),
+    pytest.param(Trouble("os.fsync", 9), marks=pytest.mark.slow),
+    pytest.param(Trouble("os.fsync", 12), marks=pytest.mark.slow),
 ]
 
 

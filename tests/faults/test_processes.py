@@ -55,6 +55,7 @@ def test_the_command_line_under_torchrun(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.metrics.jsonl", "out.pt2"]
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_shared_ends_all_with_its_error(tmp_path):
     process = torchrun(tmp_path, 2, *REGULARIZE, "-b", "15", "--max-steps", "2", "-q")
     _, err = process.communicate(timeout=300)
@@ -63,6 +64,7 @@ def test_a_batch_that_cannot_be_shared_ends_all_with_its_error(tmp_path):
     assert list(tmp_path.glob("*.pt2")) == []
 
 
+@pytest.mark.slow
 def test_doctor_finds_that_processes_work_together(tmp_path):
     from sslcli.training.rehearsal import rehearse
 

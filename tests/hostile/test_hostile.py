@@ -14,9 +14,22 @@ from forked import MEMORY_BYTES, listing
 from table import PAGE, on_page, table
 
 CASES = [case for cases in GROUPS.values() for case in cases]
+SLOW = {  # a second and more each, for a way in that a quicker case tries too
+    "a pickle bomb as the teacher",
+    "200,000 nested tuples",
+    "a zip bomb",
+    "compressed entries (a bomb of 100 MB)",
+    "a record whose input would need terabytes",
+    "a network of 80 GB",
+    "a million times the same index",
+    "a number of 200,000 digits",
+    "200 KB of nested brackets",
+    "a gzip bomb of 4 GB as an IDX file",
+}
+MARKED = [pytest.param(case, marks=[pytest.mark.slow] * (case.what in SLOW), id=case.what) for case in CASES]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
+@pytest.mark.parametrize("case", MARKED)
 def test_the_outcome_is_as_the_table_says(case, server, place):
     case.make(place)
     before = listing(place.work)
@@ -37,14 +50,16 @@ def test_the_outcome_is_as_the_table_says(case, server, place):
 
 def test_there_are_enough_of_them_and_none_twice():
     assert len(CASES) >= 60
-    assert len({case.what for case in CASES}) == len(CASES)
+    names = {case.what for case in CASES}
+    assert len(names) == len(CASES)
+    assert names > SLOW
 
 
 def test_the_table_in_the_docs_is_this_list():
     assert on_page(PAGE.read_text(encoding="utf-8")) == table(), "run python tests/hostile/table.py"
 
 
-@pytest.mark.parametrize("case", [case for case in PICKLES if "bomb" in case.what][:6], ids=lambda c: c.what)
+@pytest.mark.parametrize("case", [c for c in PICKLES if "bomb" in c.what][:6], ids=lambda case: case.what)
 def test_unpickled_without_care_the_bombs_do_run(case, place):
     """Else a canary that is not there would prove nothing."""
     case.make(place)
