@@ -11,8 +11,11 @@ import pytest
 from sslcli.cli.main import main
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "demo.yaml"
-SHORT = ["dense.epochs=1", "sparse.epochs=1", "polished.epochs=1", "speed.budget=0.2", "speed.layers=null"]
-ROUNDS = 20
+SHORT = [
+    *("dense.epochs=1", "sparse.epochs=1", "polished.epochs=1", "control.epochs=1"),
+    *("small-onnx.lower=compact", "speed.budget=0.2", "speed.layers=null"),
+]
+ROUNDS = int(os.environ.get("SSLCLI_SOAK_ROUNDS", "20"))
 WARM = 5  # rounds until caches (traced graphs, thread pools, arenas) are as large as they get
 MB = 1 << 20
 GROWTH_MB = 40  # over the fifteen rounds after those
