@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from sslcli.data import DataSource
 
 
+# Options that a result does not depend on, so that its bytes must not either.
+_NEUTRAL = {"data_root", "resume", "device", "workers", "save_every_s", "save_every_steps"}
+
+
 def is_onnx(source: str) -> bool:
     """Whether a model is named as an ONNX file."""
     return source.endswith(".onnx")
@@ -213,4 +217,4 @@ def stated(request: Request) -> dict[str, object]:
     values: dict[str, object] = {}
     for group in (chosen.step, chosen.model, chosen.data, chosen.run):
         values |= group.model_dump(mode="json", exclude_defaults=True)
-    return {name: value for name, value in values.items() if name not in ("data_root", "resume", "device")}
+    return {name: value for name, value in values.items() if name not in _NEUTRAL}

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from sslcli.errors import OutputError
-from sslcli.files import atomic_output
+from sslcli.files import atomic_output, check_writable
 
 _WORDS = ("null", "true", "false")
 
@@ -99,6 +99,7 @@ def write_template(path: Path, text: str, *, force: bool = False) -> None:
     Raises:
         OutputError: the file exists (without ``force``) or cannot be written.
     """
+    check_writable(path)
     if path.exists() and not force:
         raise OutputError(f"{path} exists", "give --force to replace it, or another name")
     with atomic_output(path) as temporary:
