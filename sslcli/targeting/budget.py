@@ -38,7 +38,11 @@ class Budget:
     @torch.no_grad()
     def left(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> dict[str, float]:
         """The fractions that would be left without the groups ``gone`` (a bool mask per set)."""
-        found = self.watch(self._without(parameters, gone))
+        return self.now(self._without(parameters, gone))
+
+    def now(self, parameters: Mapping[str, Tensor]) -> dict[str, float]:
+        """The fractions that pruning now would leave, estimates corrected."""
+        found = self.watch(parameters)
         return {name: value * self.corrections.get(name, 1.0) for name, value in found.items()}
 
     @torch.no_grad()

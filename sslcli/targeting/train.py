@@ -163,7 +163,7 @@ def regularize(
         seed=seed,
         penalties=penalties,
         held=held,
-        watch=watch,
+        watch=budget.now,
         observers=observers,
         state_path=state_path,
         identity=identity,
