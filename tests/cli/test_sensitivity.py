@@ -1,0 +1,43 @@
+import json
+
+import pytest
+
+from sslcli.cli.main import main
+
+FACTORY = """\
+import torch
+from torch.utils.data import TensorDataset
+
+def digits():
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(40, 1, 28, 28, generator=generator), torch.arange(40) % 10
+    return TensorDataset(images[:20], labels[:20]), TensorDataset(images[20:], labels[20:])
+"""
+
+
+@pytest.fixture
+def data(tmp_path):
+    (tmp_path / "digits.py").write_text(FACTORY)
+    return f"{tmp_path / 'digits.py'}:digits"
+
+
+def test_every_layer_has_a_curve_in_table_and_json(data, tmp_path, capfd):
+    path = tmp_path / "seen.json"
+    assert main(["inspect", "arch:lenet", "--sensitivity", "--data", data, "--json", str(path)]) == 0
+    found = json.loads(path.read_text())["details"]["sensitivity"]
+    assert found["samples"] == 20
+    assert [(curve["label"], curve["groups"]) for curve in found["curves"]] == [
+        ("conv1", 20),
+        ("conv2", 50),
+        ("fc1", 500),
+    ]
+    for curve in found["curves"]:
+        assert len(curve["metric"]) == len(curve["removed"]) == 5
+    out = capfd.readouterr().out
+    assert "88% gone" in out
+    assert "of 20 validation samples" in out
+
+
+def test_sensitivity_without_data_is_an_error(capfd):
+    assert main(["inspect", "arch:lenet", "--sensitivity"]) == 3
+    assert "--sensitivity needs data" in capfd.readouterr().err
