@@ -36,8 +36,8 @@ def _roots(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> list[onn
     if node.op_type != "Pow" or node.domain not in ("", "ai.onnx") or node.input[1] not in known:
         return None
     exponent = protos.array(known[node.input[1]])
-    # Of more axes than one element the exponent could lend its shape to the result.
-    if exponent.ndim or exponent.dtype not in (np.float32, np.float16):
+    # With more axes than the base the exponent would lend its shape to the result.
+    if exponent.size != 1 or exponent.ndim > 1 or exponent.dtype not in (np.float32, np.float16):
         return None
     source, target = node.input[0], node.output[0]
     half, quarter = f"{target}/half", f"{target}/quarter"

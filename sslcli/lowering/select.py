@@ -20,6 +20,7 @@ from sslcli.lowering.measure import DENSE, best, measure
 from sslcli.lowering.patterns import is_sparse, macs_share
 from sslcli.lowering.precision import convert
 from sslcli.lowering.regions import region, region_key
+from sslcli.lowering.response_norm import expand_response_norms
 from sslcli.lowering.sites import Site, find_sites
 from sslcli.lowering.timings import Timed, cache_folder, question, recall, remember
 from sslcli.options.export import DType
@@ -34,7 +35,8 @@ class Decision:
 
     Attributes:
         layer: the node's name.
-        op_type: ``conv`` or ``linear``; ``channels`` for filters that went with all their readers.
+        op_type: ``conv`` or ``linear``; ``channels`` for filters that went with all their readers; ``norm``
+            for LRN operators.
         weight_shape: shape of the weight.
         live: live rows x live columns as a share of all.
         chosen: name of the lowering, ``dense`` for none.
@@ -109,7 +111,11 @@ def lower(
     if fixed is not None:  # the only batch that it can run at
         settings = replace(settings, batch_size=fixed)
     folder = cache_folder() if cache else None
-    start, decisions = _fewer_channels(base, settings, dtype) if choice == "auto" else (base, [])
+    start, decisions = base, list[Decision]()
+    if choice == "auto":
+        plain, norms = _cheaper_norms(base, settings, dtype)
+        start, decisions = _fewer_channels(plain, settings, dtype)
+        decisions = [*norms, *decisions]
     lowered, used = start, {}
     for name, site in find_sites(start).items():
         if not is_sparse(site):
@@ -137,6 +143,22 @@ def _fixed_batch(model: onnx.ModelProto) -> int | None:
     dims = [value.type.tensor_type.shape.dim for value in check.graph_inputs(model.graph)]
     first = next((found[0] for found in dims if found), None)
     return first.dim_value if first is not None and first.HasField("dim_value") else None
+
+
+def _cheaper_norms(
+    base: onnx.ModelProto, settings: RunSettings, dtype: DType
+) -> tuple[onnx.ModelProto, list[Decision]]:
+    """The model with its LRN operators written out; or as it is where they are faster."""
+    norms = [node.name for node in base.graph.node if node.op_type == "LRN"]
+    expanded = expand_response_norms(base)
+    if expanded is base:
+        return base, []
+    models = {DENSE: convert(base, dtype), "expand": convert(expanded, dtype)}
+    timings = measure(models, replace(settings, budget_s=_CONFIRM_S))
+    if best(timings) == DENSE:
+        return base, []
+    note = "written out; timed on the whole model"
+    return expanded, [Decision(name, "norm", (), 1.0, "expand", timings, note=note) for name in norms]
 
 
 def _fewer_channels(

@@ -11,6 +11,7 @@ from sslcli.lowering import check
 from sslcli.lowering.clean import clean
 from sslcli.lowering.fold_norm import fold_norm
 from sslcli.lowering.powers import simplify_powers
+from sslcli.lowering.response_norm import expand_response_norms
 
 
 def model(
@@ -160,3 +161,24 @@ def test_an_exponent_that_lends_its_shape_stays() -> None:
     constants = {"e": np.full((1, 1, 1, 1, 1), 0.5, np.float32)}
     changed = simplify_powers(clean(model([helper.make_node("Pow", ["x", "e"], ["y"])], constants)))
     assert [node.op_type for node in changed.graph.node] == ["Pow"]
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("beta", [0.75, 0.6])
+def test_a_response_norm_written_out_computes_the_same(size: int, beta: float) -> None:
+    node = helper.make_node("LRN", ["x"], ["y"], size=size, alpha=0.5, beta=beta, bias=2.0, name="norm")
+    given = clean(model([node], {}, shape=(2, 7, 3, 4)))
+    changed = expand_response_norms(given)
+    operators = {node.op_type for node in changed.graph.node}
+    assert "AveragePool" in operators
+    assert "LRN" not in operators
+    assert ("Pow" in operators) == (beta == 0.6)
+    assert [node.op_type for node in given.graph.node] == ["LRN"]
+    onnx.checker.check_model(changed, full_check=True)
+    feeds = check.fresh_feeds(given, batch_size=2)
+    assert check.worst_error(check.run(given, feeds), check.run(changed, feeds)) < 1e-6
+
+
+def test_a_response_norm_over_other_axes_stays() -> None:
+    given = clean(model([helper.make_node("LRN", ["x"], ["y"], size=3)], {}, shape=(2, 7, 3)))
+    assert expand_response_norms(given) is given

@@ -237,3 +237,16 @@ def test_a_model_of_fixed_batch_is_timed_at_that_batch() -> None:
         value.type.tensor_type.shape.dim[0].dim_value = 3
     lowered = lower(given, settings=SETTINGS, cache=False)
     assert all(decision.timings for decision in lowered.decisions if decision.layer == "first")
+
+
+def test_norms_are_written_out_where_that_measured_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = chain()
+    given.graph.node[1].CopyFrom(helper.make_node("LRN", ["a"], ["b"], size=5))
+    monkeypatch.setattr(select, "_whole_ratio", lambda *_: select.Ratio(1.5, 1.4, 1.6))
+    for winner, operators in (("expand", {"AveragePool"}), ("dense", {"LRN"})):
+        monkeypatch.setattr(select, "measure", pretend(winner))
+        lowered = lower(given, settings=SETTINGS, cache=False)
+        assert {"AveragePool", "LRN"} & {node.op_type for node in lowered.model.graph.node} == operators
+        norms = [decision.chosen for decision in lowered.decisions if decision.op_type == "norm"]
+        assert norms == (["expand"] if winner == "expand" else [])
+        assert check.worst_error(outputs(given), outputs(lowered.model)) < 1e-5
