@@ -1,7 +1,14 @@
 """``python -m sslcli``, also what torchrun starts."""
 
+import os
 import sys
 
 from sslcli.cli.main import main
 
-sys.exit(main())
+code = main()
+if code and os.environ.get("WORLD_SIZE", "1") != "1":
+    # With exchanges under way that a dead process will not answer, torch's threads can keep Python from ending.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+sys.exit(code)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -95,7 +95,7 @@ class World:
 
 ALONE = World()
 _WORD = "failure"
-_PATIENCE = datetime.timedelta(seconds=3)
+_PATIENCE_S = 3.0
 # What gloo and NCCL say where the other end is gone.
 _LOST = re.compile(r"gloo|NCCL|[Cc]onnection|peer|socket", re.IGNORECASE)
 
@@ -160,10 +160,13 @@ def _leave_word(store: Store, rank: int, error: Exception) -> None:
 
 
 def _peer_error(store: Store) -> PeerError:
-    with contextlib.suppress(RuntimeError, ValueError):
-        store.wait([_WORD], _PATIENCE)
-        rank, code, sentence = json.loads(store.get(_WORD))
-        return PeerError(f"process {rank} has failed: {sentence}", code)
+    with contextlib.suppress(RuntimeError, ValueError):  # whoever holds the store may be gone too
+        end = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < end and not store.check([_WORD]):
+            time.sleep(0.1)
+        if store.check([_WORD]):
+            rank, code, sentence = json.loads(store.get(_WORD))
+            return PeerError(f"process {rank} has failed: {sentence}", code)
     return PeerError(
         "another process of this run has died; run the same command again to go on from its last state", 1
     )

@@ -15,7 +15,7 @@ from sslcli import checkpoint
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 REGULARIZE = [
     *("regularize", "arch:lenet", "-o", "out.pt2", "--data", "mnist-5k", "-b", "16", "--no-size-weights"),
-    *("--structure", "filter=0.2", "--structure", "shape=0.2", "--threads", "1"),
+    *("--structure", "filter=0.05", "--structure", "shape=0.05", "--threads", "1"),
 ]
 
 
