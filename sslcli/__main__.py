@@ -7,7 +7,7 @@ from sslcli.cli.main import main
 
 code = main()
 if code and os.environ.get("WORLD_SIZE", "1") != "1":
-    # With exchanges under way that a dead process will not answer, torch's threads can keep Python from ending.
+    # With an exchange under way that a dead process will not answer, torch can keep Python from ending.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
