@@ -206,7 +206,8 @@ def settle_norms(model: nn.Module, example: torch.Tensor, generator: torch.Gener
 def speedup(models: Sequence[bytes], settings: RunSettings) -> tuple[float, float, Ratio]:
     """Median milliseconds of the first and the second model, and how much faster the second is."""
     first, second = time_models(models, replace(settings, rounds=_ROUNDS))
-    ratio = paired_ratio(first.samples.ns, second.samples.ns, seed=settings.seed)
+    samples = first.samples
+    ratio = paired_ratio(samples.ns, second.samples.ns, seed=settings.seed, rounds=samples.rounds)
     first_ms, second_ms = (float(np.median(timing.samples.ns)) / 1e6 for timing in (first, second))
     return first_ms, second_ms, ratio
 

@@ -41,6 +41,7 @@ class Row:
         clock: what samples are made of: ``cpu`` time of the one thread that ran, or ``wall`` time.
         runs_per_sample: runs that one sample is the mean of.
         samples_ns: nanoseconds per run, block by block.
+        rounds: how many of the blocks each round has; empty in older files.
     """
 
     provider: Provider
@@ -58,6 +59,7 @@ class Row:
     clock: ClockName
     runs_per_sample: int
     samples_ns: tuple[tuple[int, ...], ...]
+    rounds: tuple[int, ...] = ()
 
     def samples(self) -> Array:
         """The samples as an array, (blocks, samples in a block)."""
@@ -177,5 +179,6 @@ def _row(data: dict[str, Any]) -> Row:
             "latency": Latency(**data["latency"]),
             "ratio": None if data["ratio"] is None else Ratio(**data["ratio"]),
             "samples_ns": tuple(tuple(block) for block in data["samples_ns"]),
+            "rounds": tuple(data.get("rounds", ())),
         }
     )

@@ -103,6 +103,7 @@ def time_entrants(
             nodes=timing.nodes,
             clock=sample_clock(settings),
             runs_per_sample=timing.samples.runs_per_sample,
+            rounds=timing.samples.rounds,
             samples_ns=tuple(tuple(round(value) for value in block) for block in timing.samples.ns.tolist()),
         )
         for entrant, timing in zip(entrants, taken, strict=True)
@@ -127,7 +128,8 @@ def _entrant(model: ModelSource, label: str, count: int | None, settings: RunSet
 
 
 def _speedup(base: Timing, other: Timing, settings: RunSettings) -> Ratio:
-    return paired_ratio(base.samples.ns, other.samples.ns, seed=settings.seed)
+    samples = base.samples
+    return paired_ratio(samples.ns, other.samples.ns, seed=settings.seed, rounds=samples.rounds)
 
 
 def _outputs(model: ModelSource, settings: RunSettings) -> list[Array]:

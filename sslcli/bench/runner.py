@@ -63,10 +63,12 @@ class Samples:
     Attributes:
         ns: nanoseconds per run, float64, shape (blocks, samples in a block).
         runs_per_sample: runs that one sample is the mean of.
+        rounds: how many of the blocks each round has.
     """
 
     ns: Array
     runs_per_sample: int
+    rounds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def time_subjects(
         nodes = [subject.nodes for subject in subjects]
         del subjects  # their memory goes before the next round asks for its own
     return [
-        Timing(Samples(np.concatenate(arrays), count), dict(found))
+        Timing(Samples(np.concatenate(arrays), count, tuple(map(len, arrays))), dict(found))
         for arrays, count, found in zip(zip(*parts, strict=True), runs, nodes, strict=True)
     ]
 

@@ -89,3 +89,32 @@ def test_gate_fails_only_when_the_interval_lies_below():
 def test_gate_finds_a_real_slowdown():
     with pytest.raises(GateError):
         require_ratio(paired_ratio(noisy(0), noisy(1, 1.25)), 0.95, "the model")
+
+
+def rounds_of(*ratios: float, blocks: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """A base and another model whose ratio is constant in each round."""
+    base = np.full((blocks * len(ratios), 3), 6e6)
+    return base, base / np.repeat(ratios, blocks)[:, None]
+
+
+def test_rounds_that_differ_widen_the_interval_to_students():
+    base, other = rounds_of(1.0, 1.1, 0.9, 1.0)
+    ratio = paired_ratio(base, other, rounds=(10, 10, 10, 10))
+    half = 3.182 * np.std(np.log([1.0, 1.1, 0.9, 1.0]), ddof=1) / 2
+    assert ratio.value == pytest.approx(1.0)
+    assert ratio.low == pytest.approx(np.exp(-half))
+    assert ratio.high == pytest.approx(np.exp(half))
+
+
+def test_the_interval_is_never_narrower_than_the_bootstraps():
+    base, other = noisy(0), noisy(1, 0.5)
+    alone, widened = paired_ratio(base, other), paired_ratio(base, other, rounds=(10, 10, 10, 10))
+    assert widened.value == alone.value
+    assert widened.low <= alone.low
+    assert widened.high >= alone.high
+
+
+@pytest.mark.parametrize("rounds", [(), (40,), (20, 20)])
+def test_fewer_than_three_rounds_say_nothing_of_their_spread(rounds):
+    base, other = rounds_of(1.0, 1.1, 0.9, 1.0)
+    assert paired_ratio(base, other, rounds=rounds) == paired_ratio(base, other)
