@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sslcli.errors import DataError, DeviceError, UnknownShapeError, UsageError
 from sslcli.options.common import DataOptions, ModelOptions, RunOptions
@@ -85,7 +85,7 @@ def _inputs_of_samples(options: DataOptions, seed: int) -> tuple[InputSpec, ...]
     split = source.train or source.validation or source.test
     if split is None:
         return ()
-    inputs, _ = split.batch(torch.tensor([0]))
+    inputs: Any = split.batch(torch.tensor([0]))[0]  # a factory's may be a tuple
     return input_specs(tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,))
 
 

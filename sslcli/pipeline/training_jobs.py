@@ -203,7 +203,7 @@ def _all_observers(
         return []
     from sslcli.training.progress import MetricsFile
 
-    found = [*observers, MetricsFile(metrics_path(output))]
+    found: list[Callable[[Any], None]] = [*observers, MetricsFile(metrics_path(output))]
     if tensorboard is not None:
         from sslcli.pipeline.tensorboard import TensorBoardLog
 

@@ -44,15 +44,19 @@ def gathered(folder: Path) -> dict[str, Any] | None:
 
 def _results(files: Iterable[Path]) -> Iterable[tuple[str, Json]]:
     for file in files:
-        try:
-            content = (
-                json.loads(file.read_text(encoding="utf-8")) if file.stat().st_size < _MOST_BYTES else None
-            )
-        except (OSError, ValueError):
-            continue
-        match = _SCHEMA.fullmatch(str(content.get("schema"))) if isinstance(content, dict) else None
+        content = _read(file)
+        match = _SCHEMA.fullmatch(str(content.get("schema")))
         if match and match[1] in _COMMANDS:
             yield re.sub(r"[^A-Za-z0-9_-]", "-", file.stem)[:64], content
+
+
+def _read(file: Path) -> Json:
+    """An object of JSON; empty where the file holds anything else."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8")) if file.stat().st_size < _MOST_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _in_turn(found: Mapping[str, Json]) -> list[tuple[str, Json]]:

@@ -61,7 +61,7 @@ class Run:
 
     def model_file(self, step: str) -> Path:
         """The ``.pt2`` that a step made: in its own folder, or beside the results of single commands."""
-        outputs = next((found["outputs"] for found in self.steps if found["id"] == step), [])
+        outputs: list[Any] = next((found["outputs"] for found in self.steps if found["id"] == step), [])
         beside = [self.folder / Path(str(output)).name for output in outputs]
         return next((path for path in beside if path.is_file()), self.folder / step / "model.pt2")
 
