@@ -82,6 +82,7 @@ def test_run_killed_in_a_save(number, folder, chained):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("command", [REGULARIZE, RUN], ids=["regularize", "run"])
 def test_twenty_random_moments(command, folder, regularized, chained):
     """Each moment from an empty folder: killed there, continued to the end, compared."""
@@ -100,6 +101,7 @@ def test_twenty_random_moments(command, folder, regularized, chained):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("command", [REGULARIZE, RUN], ids=["regularize", "run"])
 def test_killed_again_and_again(command, folder, regularized, chained):
     """One run killed up to twenty times on its way."""
