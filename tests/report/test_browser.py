@@ -13,10 +13,7 @@ pytest.importorskip("matplotlib")
 from sslcli.report.html import write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="no chromium is installed"),
-]
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")
 
 # writes into the title what the browser made of the page
 PROBE = """
