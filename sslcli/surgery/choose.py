@@ -14,7 +14,7 @@ from sslcli.graph.ops import bind, factors, is_tensor, kind_of
 from sslcli.graph.readers import Reader, readers
 from sslcli.graph.slots import Structure
 from sslcli.surgery.candidates import Candidate, candidates, importance
-from sslcli.surgery.cut import Cut, close, count, cut, keep
+from sslcli.surgery.cut import Cut, Kept, close, count, cut, keep
 from sslcli.surgery.zero import Zeroing
 
 _TRIES = 6
@@ -38,6 +38,18 @@ class _Sized(Cut):
 
     def is_constant(self, node: fx.Node) -> bool:
         return False
+
+
+class _Kept(dict[fx.Node, list[Kept]]):
+    """What is kept of a node, found when it is asked for: counting asks for few nodes."""
+
+    def __init__(self, structure: Structure, alive: Tensor) -> None:
+        super().__init__()
+        self._structure, self._alive = structure, alive
+
+    def __missing__(self, node: fx.Node) -> list[Kept]:
+        found = self[node] = [keep(facets, self._alive) for facets in self._structure.facets[node]]
+        return found
 
 
 def choose(
@@ -169,8 +181,7 @@ def _give_back(structure: Structure, taken: Tensor, chosen: Sequence[Candidate],
 def _sizes(structure: Structure, taken: Tensor) -> object:
     alive = ~taken
     close(structure, alive)
-    kept = {node: [keep(facets, alive) for facets in several] for node, several in structure.facets.items()}
-    return count(_Sized(structure, None, None, alive, kept, {}), structure)  # type: ignore[arg-type]
+    return count(_Sized(structure, None, None, alive, _Kept(structure, alive), {}), structure)  # type: ignore[arg-type]
 
 
 def _set_to_zero(
