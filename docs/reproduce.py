@@ -275,7 +275,7 @@ def _targets(targets: Sequence[Mapping[str, Any]]) -> str:
         reached = ", ".join(f"{name} {value:.3f}" for name, value in (target.get("reached") or {}).items())
         metrics = target.get("metrics") or {}
         error = f"{100 * (1 - metrics['test']['accuracy']):.2f}" if "test" in metrics else ""
-        said = reached or target.get("message", "")
+        said = "; ".join(part for part in (reached, target.get("message", "")) if part)
         lines.append(
             f"| `{target['command']}` | {said} | {error} | {target['exit']} | {target.get('epochs', '')} "
             f"| {target['seconds'] / 60:.1f} |"
