@@ -111,7 +111,7 @@ def api_page() -> str:
             text = inspect.cleandoc(inspect.getdoc(thing) or "")
             parts += [
                 f"## sslcli.{name}",
-                f"```python\n{_signature(name, thing)}\n```",
+                f"```text\n{_signature(name, thing)}\n```",
                 f"```text\n{text}\n```",
             ]
     return "\n\n".join(parts) + "\n"
