@@ -134,8 +134,7 @@ def _fit(array: Tensor, node: fx.Node) -> Tensor:
     size = shape_of(node)
     extra = array.dim() - len(size)
     if extra:
-        array = array.flatten(0, extra).any(0, keepdim=True) if extra else array
-        array = array.reshape(array.shape[-len(size) :] if size else ())
+        array = array.flatten(0, extra - 1).any(0)
     for axis, n in enumerate(size):
         if n == 1 and array.shape[axis] > 1:
             array = array.any(axis, keepdim=True)

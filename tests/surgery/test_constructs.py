@@ -499,6 +499,14 @@ CASES = [
         both(rows("conv1", [1, 2, 4, 5]), cols("mask", [1, 2, 4, 5]), cols("conv2", [1, 2, 4, 5])),
     ),
     Case(
+        "sum with one number for all",
+        lambda net, x: net.conv2(net.conv1(x)) + x.mean(),
+        lambda: {"conv1": conv(3, 6), "conv2": conv(6, 4)},
+        IMAGE,
+        [("conv2.weight", 1, [0, 3])],
+        both(rows("conv1", [1, 2, 4, 5]), cols("conv2", [1, 2, 4, 5])),
+    ),
+    Case(
         "squeeze and excite",
         squeeze_excite,
         lambda: {
