@@ -35,7 +35,10 @@ def _sum() -> str:
         nodes = world.size // int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
     expected = world.size * (world.size + 1) // 2
     if total != expected:
-        raise DeviceError(f"the sum over {world.size} processes is {total}, not {expected}")
+        raise DeviceError(
+            f"the sum over {world.size} processes is {total}, not {expected}",
+            "look whether all nodes run the same versions of torch (`sslcli doctor` says which)",
+        )
     backend = "NCCL" if kind == "cuda" else "gloo"
     return f"{world.size} processes on {nodes} node{'s' * (nodes > 1)} agree, by {backend}"
 
@@ -77,5 +80,8 @@ def _two() -> str:
     for process, (_, err) in zip(processes, said, strict=True):
         if process.returncode:
             last = err.strip().splitlines()[-1:] or ["no message"]
-            raise DeviceError(f"two processes on this machine do not work together ({last[0][:200]})")
+            raise DeviceError(
+                f"two processes on this machine do not work together ({last[0][:200]})",
+                "look at firewalls and GLOO_SOCKET_IFNAME",
+            )
     return said[0][0].strip()

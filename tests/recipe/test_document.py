@@ -38,7 +38,7 @@ def test_scalars_are_plain():
         ("a: {b: 1,\n  b: 2}\n", "r.yaml:2: the key 'b' is given twice (first on line 1); keep one"),
         ("a:\n\tb: 1\n", "r.yaml:2: a tab is used to indent; use spaces"),
         ("", "r.yaml:1: the recipe is empty; `sslcli recipe init` writes one"),
-        ("- 1\n", "r.yaml:1: a recipe is a mapping of keys to values"),
+        ("- 1\n", "r.yaml:1: a recipe is a mapping of keys to values; see `sslcli recipe init`"),
         ("a: 1\n---\nb: 2\n", "r.yaml:2: a second document begins; one recipe a file"),
         (
             "a: 1\nb: !!python/name:os.system x\n",
