@@ -30,6 +30,8 @@ from sslcli.graph.program import Program
 from sslcli.graph.trace import trace
 from sslcli.plan import Plan
 
+SUFFIXES = frozenset({".pt2", ".safetensors", ".pt", ".pth"})  # of the files that can be written
+
 TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2, torch.float64: 1e-10}  # relative; else 1e-5
 
 _REMEDY = "nothing was written; check the disk, and that the model computes the same twice"
@@ -80,12 +82,22 @@ def save(
             _save_safetensors(model, path, record)
         case ".pt" | ".pth":
             _save_state(model, path)
-        case suffix:
-            raise UsageError(
-                f"no format is known for {path.name} (suffix {suffix or 'none'})",
-                "name a .pt2, .safetensors or .pt file",
-            )
+        case _:
+            require_format(path)
     return path
+
+
+def require_format(path: Path) -> None:
+    """Refuse a path whose suffix is that of no saved model.
+
+    Raises:
+        UsageError: there is no way to write such a file.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(
+            f"no format is known for {path.name} (suffix {path.suffix or 'none'})",
+            "name a .pt2, .safetensors or .pt file",
+        )
 
 
 def completed(what: Any, example: Sequence[Tensor] | None, record: Record | None) -> Record:

@@ -57,9 +57,11 @@ def nearest_path(output: Path) -> Path:
 
 
 def _run(request: Request, observers: Observers, method: Callable[..., TrainResult]) -> TrainingResult:
+    from sslcli.checkpoint.save import require_format
     from sslcli.training.world import joined
 
     output = check_output(request)
+    require_format(output)
     chosen = request.settings
     device = inputs.choose_device(chosen.run)
     with joined(device.type) as world, _alone(output, world), inputs.threads(chosen.run.threads):

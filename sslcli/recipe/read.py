@@ -139,6 +139,7 @@ def _step_problems(keys: RecipeKeys) -> list[Problem]:
             )
         for need in _needs(keys, index):
             problems += _need_problems(path, step, need, earlier, later)
+        problems += _reference_problems(path, step, earlier)
         problems += _product_problems(keys, index, earlier)
         earlier[step.id] = step
     return problems
@@ -154,6 +155,19 @@ def _need_problems(
         return [Problem(where, f"step '{step.id}' needs '{need}', which is not before it", "move it up")]
     hint = nearest(need, earlier) or f"steps before it are {', '.join(earlier) or 'none'}"
     return [Problem(where, f"step '{step.id}' needs '{need}', which is no step", hint)]
+
+
+def _reference_problems(path: tuple[Key, ...], step: StepKeys, earlier: dict[str, StepKeys]) -> list[Problem]:
+    """An option that names neither an earlier step nor anything that could be a file or an architecture."""
+    problems = []
+    for name in REFERENCES:
+        value = (step.values or {}).get(name)
+        if not isinstance(value, str) or value in earlier or any(mark in value for mark in "./:\\"):
+            continue
+        hint = nearest(value, earlier) or f"steps before it are {', '.join(earlier) or 'none'}"
+        what = f"'{name}' names '{value}', neither an earlier step nor a file,"
+        problems.append(Problem((*path, "with", name), what, hint))
+    return problems
 
 
 def _product_problems(keys: RecipeKeys, index: int, earlier: dict[str, StepKeys]) -> list[Problem]:

@@ -120,6 +120,12 @@ def test_weights_are_the_source(write):
             "needs: control",
             "14: step 'control' needs 'control', which is not before it; move it up",
         ),
+        (
+            "      epochs: 4",
+            "      teacher: basline",
+            "13: 'teacher' names 'basline', neither an earlier step nor a file, in step 'sparse' (regularize); "
+            "did you mean 'baseline'?",
+        ),
         ("id: control", "id: sparse", "14: two steps are called 'sparse'; rename one"),
         ("id: control", "id: model", "14: a step cannot be called 'model'; that is a key of the recipe"),
         ("id: control", "id: ../x", None),
