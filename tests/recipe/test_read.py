@@ -123,8 +123,8 @@ def test_weights_are_the_source(write):
         (
             "      epochs: 4",
             "      teacher: basline",
-            "13: 'teacher' names 'basline', neither an earlier step nor a file, in step 'sparse' (regularize); "
-            "did you mean 'baseline'?",
+            "13: 'teacher' names 'basline', neither an earlier step nor a file, in step 'sparse' "
+            "(regularize); did you mean 'baseline'?",
         ),
         ("id: control", "id: sparse", "14: two steps are called 'sparse'; rename one"),
         ("id: control", "id: model", "14: a step cannot be called 'model'; that is a key of the recipe"),
