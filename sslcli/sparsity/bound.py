@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,17 +86,6 @@ def group_norms(bound: BoundSet) -> Tensor:
     Shape:
         (count,), in the parameters' dtype, at least float32.
     """
-    return _norms(bound)
-
-
-@torch.no_grad()
-def norms_of(sets: Sequence[BoundSet]) -> list[Tensor]:
-    """``group_norms`` of several sets."""
-    # Backwards: what went before ended with the last weights, and they are still in the cache.
-    return [_norms(bound) for bound in reversed(sets)][::-1]
-
-
-def _norms(bound: BoundSet) -> Tensor:
     parts = [_view_norms(view) for view in bound.views]
     if len(parts) == 1 and bound.views[0].buckets is None:
         return parts[0]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sslcli.graph.groups import GroupSet
-from sslcli.sparsity.bound import BoundSet, bind, norms_of
+from sslcli.sparsity.bound import BoundSet, bind, group_norms
 
 # Inner structures before those that contain them: a tree of groups then has an exact prox.
 INNER_TO_OUTER = ("filter2d", "shape", "filter", "channel", "hidden", "head", "depth")
@@ -77,15 +77,15 @@ def stages_value(stages: Sequence[Stage]) -> Tensor:
 
 def stage_norms(stage: Stage) -> Tensor:
     """The norms of all groups of a stage, set after set."""
-    norms = norms_of(stage.bound)
+    norms = [group_norms(bound) for bound in stage.bound]
     return norms[0] if len(norms) == 1 else torch.cat(norms)
 
 
 def make_stages(parameters: Mapping[str, Tensor], weighted_sets: Sequence[WeightedSet]) -> list[Stage]:
     """Bind the sets of non-zero strength and order them from inner to outer structures.
 
-    Sets of one structure share no element and form one stage. A set that is listed twice gets a second
-    stage, whose soft-thresholding adds to that of the first.
+    Sets of one structure share no element; those that are connected through shared parameters form one
+    stage. A set that is listed twice gets a second stage, whose soft-thresholding adds to that of the first.
     """
     stages = []
     for positions in _stage_positions(weighted_sets):
@@ -100,20 +100,34 @@ def make_stages(parameters: Mapping[str, Tensor], weighted_sets: Sequence[Weight
 
 def _stage_positions(weighted_sets: Sequence[WeightedSet]) -> Iterator[list[int]]:
     active = [position for position, weighted in enumerate(weighted_sets) if weighted.strength > 0]
-    rest = sorted(active, key=lambda position: _rank(weighted_sets[position].group_set.structure))
-    while rest:
-        structure = weighted_sets[rest[0]].group_set.structure
-        seen: set[str] = set()
-        stage, later = [], []
-        for position in rest:
-            group_set = weighted_sets[position].group_set
-            if group_set.structure == structure and group_set.label not in seen:
-                seen.add(group_set.label)
-                stage.append(position)
-            else:
-                later.append(position)
-        yield stage
-        rest = later
+    # One weight after another, so that its second stage finds it in the cache.
+    for rest in _connected(weighted_sets, active):
+        rest.sort(key=lambda position: _rank(weighted_sets[position].group_set.structure))
+        while rest:
+            structure = weighted_sets[rest[0]].group_set.structure
+            seen: set[str] = set()
+            stage, later = [], []
+            for position in rest:
+                group_set = weighted_sets[position].group_set
+                if group_set.structure == structure and group_set.label not in seen:
+                    seen.add(group_set.label)
+                    stage.append(position)
+                else:
+                    later.append(position)
+            yield stage
+            rest = later
+
+
+def _connected(weighted_sets: Sequence[WeightedSet], positions: Sequence[int]) -> list[list[int]]:
+    """Positions of sets that share parameters, directly or through others."""
+    clusters: list[tuple[set[str], list[int]]] = []
+    for position in positions:
+        names = {view.name for view in weighted_sets[position].group_set.views}
+        touching = [cluster for cluster in clusters if cluster[0] & names]
+        clusters = [cluster for cluster in clusters if not cluster[0] & names]
+        members = [member for cluster in touching for member in cluster[1]]
+        clusters.append((names.union(*(cluster[0] for cluster in touching)), [*members, position]))
+    return [sorted(members) for _, members in clusters]
 
 
 def _rank(structure: str) -> int:
