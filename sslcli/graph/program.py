@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -83,10 +84,11 @@ class Program:
 
     def placeholder(self, name: str) -> fx.Node:
         """The placeholder of a weight, by the weight's name."""
-        for node, spec in self._placeholders():
-            if spec.target == name:
-                return node
-        raise KeyError(name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, fx.Node]:
+        return {name: node for node, name in self.names().items()}
 
     def names(self) -> dict[fx.Node, str]:
         """The weight's name for every placeholder of a weight."""

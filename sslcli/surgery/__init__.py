@@ -2,7 +2,7 @@
 
 from sslcli.surgery.inspect import Inspection, inspect
 from sslcli.surgery.measure import Layer, layers, remaining
-from sslcli.surgery.prune import PruneReport, PruneResult, prune, watcher
+from sslcli.surgery.prune import PruneReport, PruneResult, prune
 
 __all__ = [
     "Inspection",
@@ -13,5 +13,4 @@ __all__ = [
     "layers",
     "prune",
     "remaining",
-    "watcher",
 ]

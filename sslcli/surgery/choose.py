@@ -81,7 +81,7 @@ def choose(
     budget = {name: fraction * getattr(whole, name) for name, fraction in target.items()}
     aim = dict(budget)
     for _ in range(_TRIES):
-        taken = _fewest(structure, order, aim, limits.align)
+        taken = _fewest(structure, layers, order, aim, limits.align)
         trial = Zeroing(
             dict(zeroing.weights), {n: dict(a) for n, a in zeroing.slices.items()}, dict(zeroing.blocks)
         )
@@ -126,17 +126,21 @@ def _allowed(
 
 
 def _fewest(
-    structure: Structure, order: Sequence[Candidate], budget: Mapping[str, float], align: int
+    structure: Structure,
+    layers: Sequence[Reader],
+    order: Sequence[Candidate],
+    budget: Mapping[str, float],
+    align: int,
 ) -> Tensor:
     """Bool by unit: the shortest run of candidates that leaves no more than the budget."""
 
     def fits(length: int) -> bool:
-        left = _sizes(structure, _taken(structure, order[:length], align, order))
+        left = _sizes(structure, _taken(structure, layers, order[:length], align))
         return all(getattr(left, name) <= budget[name] for name in budget)
 
     low, high = 0, len(order)
     if not fits(high):
-        left = _sizes(structure, _taken(structure, order, align, order))
+        left = _sizes(structure, _taken(structure, layers, order, align))
         whole = count(None, structure)
         shares = ", ".join(
             f"{name} {getattr(left, name) / max(getattr(whole, name), 1):.3f}" for name in budget
@@ -148,24 +152,24 @@ def _fewest(
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(middle) else (middle + 1, high)
-    return _taken(structure, order[:low], align, order)
+    return _taken(structure, layers, order[:low], align)
 
 
-def _taken(
-    structure: Structure, chosen: Sequence[Candidate], align: int, order: Sequence[Candidate]
-) -> Tensor:
+def _taken(structure: Structure, layers: Sequence[Reader], chosen: Sequence[Candidate], align: int) -> Tensor:
     taken = torch.zeros(structure.units.count, dtype=torch.bool)
     for candidate in chosen:
         taken[candidate.units] = True
     if align > 1:
-        _give_back(structure, taken, chosen, align)
+        _give_back(structure, layers, taken, chosen, align)
     return taken
 
 
-def _give_back(structure: Structure, taken: Tensor, chosen: Sequence[Candidate], align: int) -> None:
+def _give_back(
+    structure: Structure, layers: Sequence[Reader], taken: Tensor, chosen: Sequence[Candidate], align: int
+) -> None:
     """Round the filters that every layer keeps up to a multiple, best ones first."""
     single = [candidate for candidate in chosen if len(candidate.units) == 1]
-    for layer in readers(structure):
+    for layer in layers:
         rows = layer.rows
         if bool((rows < 0).any()) or len(rows) % align:
             continue

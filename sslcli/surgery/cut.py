@@ -92,9 +92,8 @@ def cut(structure: Structure, weights: Mapping[str, Tensor], *, fold: bool = Tru
     alive = needs.alive.clone()
     numbers = torch.arange(units.count)
     alive[numbers[units.pinned(numbers)]] = True
-    placeholders = {name: node for node, name in structure.program.names().items()}
     for name in structure.program.unused:  # what the graph never reads is left alone
-        for facet in structure.facets[placeholders[name]][0]:
+        for facet in structure.facets[structure.program.placeholder(name)][0]:
             alive[facet[facet > 0]] = True
     alive = alive[units.find(numbers)] | alive
     close(structure, alive)

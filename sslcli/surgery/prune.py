@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -241,17 +241,3 @@ def _layer_report(before: Layer, after: Layer | None) -> LayerReport:
         macs_packed=0 if after is None else after.macs_packed,
         reasons=before.reasons,
     )
-
-
-def watcher(structure: Structure) -> Callable[[Mapping[str, Tensor]], dict[str, float]]:
-    """A function from weights to the fractions of MACs and parameters that pruning now would leave."""
-    from sslcli.surgery.measure import remaining
-
-    whole = count(None, structure)
-
-    @torch.no_grad()
-    def watch(parameters: Mapping[str, Tensor]) -> dict[str, float]:
-        left = remaining(structure, parameters)
-        return {"macs": left.macs / max(whole.macs, 1), "params": left.params / max(whole.params, 1)}
-
-    return watch

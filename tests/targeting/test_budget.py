@@ -4,8 +4,8 @@ from torch import nn
 from sslcli.graph.groups import find_groups
 from sslcli.graph.slots import analyse
 from sslcli.graph.trace import trace
-from sslcli.surgery import watcher
 from sslcli.targeting.budget import Budget
+from sslcli.targeting.left import watcher
 
 
 def test_filters_whose_constants_need_a_carrier_have_a_cost():
