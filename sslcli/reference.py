@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,6 +69,18 @@ def resolve(reference: str, failure: type[InputError] = ModelError) -> Any:
                 f"{place} has no attribute {attribute!r}", f"it defines: {public[:300] or 'nothing callable'}"
             ) from None
     return value
+
+
+def made_by(call: Callable[[], Any], what: str, failure: type[InputError]) -> Any:
+    """What the user's factory returns; whatever it raises, but our own errors, becomes ``failure``."""
+    try:
+        return call()
+    except SslcliError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise failure(
+            f"calling {what} failed ({describe(error)})", "call it in python to see where"
+        ) from error
 
 
 def loaded_files() -> list[str]:

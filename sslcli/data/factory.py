@@ -14,7 +14,7 @@ from sslcli.data.partition import cut, validation_count
 from sslcli.data.samples import Sample, SampleSplit, check_targets, sample_randomness
 from sslcli.data.source import DataSource, Normalization
 from sslcli.errors import DataError, SslcliError
-from sslcli.reference import describe, import_path, resolve
+from sslcli.reference import describe, import_path, made_by, resolve
 
 SPLITS = ("train", "validation", "test")
 
@@ -104,15 +104,12 @@ class UserSamples:
 def _call(reference: str, factory: Any, seed: int) -> Any:
     if not callable(factory):
         raise DataError(f"{reference} is a {type(factory).__name__}, not a factory", "name a function")
-    try:
+
+    def call() -> Any:
         takes_seed = "seed" in inspect.signature(factory).parameters
         return factory(seed=seed) if takes_seed else factory()
-    except SslcliError:
-        raise
-    except Exception as error:  # the user's code may raise anything
-        raise DataError(
-            f"calling {reference} failed ({describe(error)})", "call it in python to see where"
-        ) from error
+
+    return made_by(call, reference, DataError)
 
 
 def _datasets(reference: str, made: Any) -> dict[str, Any]:

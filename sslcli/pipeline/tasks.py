@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sslcli.errors import InputError, SslcliError
+from sslcli.errors import InputError
 
 if TYPE_CHECKING:
     from sslcli.training.task import Task
@@ -20,19 +20,12 @@ def load_task(reference: str | None) -> Task | None:
     """
     if reference is None:
         return None
-    from sslcli.reference import describe, import_path, resolve
+    from sslcli.reference import import_path, made_by, resolve
     from sslcli.training.task import Task
 
     with import_path(reference):
         factory: Any = resolve(reference, InputError)
-        try:
-            task = factory() if callable(factory) else factory
-        except SslcliError:
-            raise
-        except Exception as error:  # the user's code may raise anything
-            raise InputError(
-                f"calling the task {reference} failed ({describe(error)})", "call it in python to see where"
-            ) from error
+        task = made_by(factory, f"the task {reference}", InputError) if callable(factory) else factory
     if not isinstance(task, Task):
         raise InputError(
             f"the task {reference} made a {type(task).__name__}", "return a sslcli.Task(name, loss, metric)"
