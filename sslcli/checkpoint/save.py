@@ -171,6 +171,11 @@ def _loads_alike(expected: list[Tensor], example: tuple[Tensor, ...], written: P
 
 def _compare(expected: list[Tensor], got: list[Tensor], what: str) -> None:
     if not _agree(expected, got):
+        if any(bool(tensor.isnan().any()) for tensor in expected):
+            raise VerificationError(
+                "the model's own outputs for its example are NaN, so no file can be checked against them",
+                "nothing was written; the training diverged: lower --lr or the strengths",
+            )
         difference = max_relative_difference(expected, got)
         raise VerificationError(
             f"{what} gives other outputs than the model (relative difference {difference:.2g})",

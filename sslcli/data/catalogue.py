@@ -17,9 +17,9 @@ from sslcli.data.partition import cut, validation_count
 from sslcli.data.samples import check_targets
 from sslcli.data.source import DataSource, Normalization, TensorSplit, choose_normalization
 from sslcli.errors import DataError
+from sslcli.options.names import DATA_SETS
 
 Arrays = dict[str, tuple[Tensor, Tensor]]
-BUILT_IN = ("mnist", "fashion-mnist", "cifar10", "mnist-5k")
 
 
 def load_data(
@@ -55,7 +55,7 @@ def load_data(
     Raises:
         DataError: no such data set, or its files are missing, damaged or do not fit.
     """
-    if name in BUILT_IN:
+    if name in DATA_SETS:
         return _built_in(name, data_root(root), mean, std, augment)
     if name.startswith("imagefolder:"):
         folder = Path(name.removeprefix("imagefolder:")).expanduser()
@@ -64,10 +64,10 @@ def load_data(
         )
     if ":" in name:
         return load_factory(name, mean=mean, std=std, seed=seed, workers=workers)
-    close = difflib.get_close_matches(name, BUILT_IN, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, DATA_SETS, n=1, cutoff=0.5)
     raise DataError(
         f"there is no data set {name!r}" + (f"; did you mean {close[0]}" if close else ""),
-        f"use {', '.join(BUILT_IN)}, imagefolder:DIR, package.module:factory or file.py:factory",
+        f"use {', '.join(DATA_SETS)}, imagefolder:DIR, package.module:factory or file.py:factory",
     )
 
 

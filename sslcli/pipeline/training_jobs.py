@@ -174,11 +174,17 @@ def _record(
 
 @contextlib.contextmanager
 def _nearest_kept(request: Request, loaded: Checkpoint, source: DataSource, world: World) -> Iterator[None]:
-    """Where a target is missed, the nearest model is kept as ``OUT.nearest.pt2``, never as OUT."""
+    """Where a target is missed, the nearest model is kept as ``OUT.nearest.pt2``, never as OUT.
+
+    The state goes, also of a run that diverged: continued it would end the same way, and left it would stand
+    in the way of the same command with a lower strength.
+    """
     try:
         yield
     except TargetError as error:
         nearest = getattr(error, "nearest", None)
+        if world.writes and nearest is None:
+            state_path(_path(request)).unlink(missing_ok=True)
         if nearest is None or not world.writes:
             raise
         from sslcli import checkpoint

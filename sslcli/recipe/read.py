@@ -9,6 +9,7 @@ from typing import Any
 
 from sslcli.errors import RecipeError, SslcliError, UsageError
 from sslcli.options.common import DataOptions, ModelOptions
+from sslcli.options.names import ARCHITECTURES, DATA_SETS
 from sslcli.options.steps import STEPS, own_options, settings
 from sslcli.options.validation import Key, OptionsError, Problem, nearest, parse
 from sslcli.recipe.document import Document, read_document
@@ -53,7 +54,7 @@ def recipe_problems(
         keys = parse(RecipeKeys, document.values)
     except OptionsError as error:
         return None, _errors(document, [*error.problems, *_early_step_problems(document)])
-    found = [*_model_problems(keys.model), *_step_problems(keys)]
+    found = [*_model_problems(keys.model), *_name_problems(keys), *_step_problems(keys)]
     steps: list[Step] = []
     for index, step in enumerate(keys.steps):
         try:
@@ -122,6 +123,25 @@ def _model_problems(model: ModelKeys) -> list[Problem]:
     if model.weights or model.arch:
         return []
     return [Problem(("model",), "the model has neither 'arch' nor 'weights'", "give one of them")]
+
+
+def _name_problems(keys: RecipeKeys) -> list[Problem]:
+    """Names without a colon must be built in; what others mean is found out when they are loaded."""
+    values = _data_values(keys)["data"]
+    spelt = "name" if keys.data.name else "data"
+    return [
+        *_unknown_name(("model", "arch"), "architecture", keys.model.arch, ARCHITECTURES),
+        *_unknown_name(("data", spelt), "data set", values, DATA_SETS),
+    ]
+
+
+def _unknown_name(
+    path: tuple[Key, ...], what: str, name: str | None, known: tuple[str, ...]
+) -> list[Problem]:
+    if not name or ":" in name or name in known:
+        return []
+    hint = nearest(name, known) or f"built in are {', '.join(known)}; others have the form PLACE:NAME"
+    return [Problem(path, f"there is no {what} '{name}'", hint, name)]
 
 
 def _step_problems(keys: RecipeKeys) -> list[Problem]:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sslcli.errors import InputError
 from sslcli.graph.groups import GroupSet, GroupView
-
-# Elements of the sums that squares are added to when columns are summed: the block stays in the cache.
-_BLOCK_ELEMENTS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -31,6 +28,27 @@ class BoundView:
     values: Tensor
     dims: tuple[int, ...]
     buckets: Tensor | None
+
+    # A step of training asks for these again and again, with nothing of them in the cache.
+
+    @cached_property
+    def factor_shape(self) -> list[int]:
+        """The shape in which one factor per position broadcasts to ``values``."""
+        return [size if axis in self.dims else 1 for axis, size in enumerate(self.values.shape)]
+
+    @cached_property
+    def axes(self) -> tuple[list[int], list[int]]:
+        """Axes that select and axes that are reduced; axes of size one count as neither."""
+        wide = [axis for axis in range(self.values.dim()) if self.values.shape[axis] > 1]
+        return [axis for axis in wide if axis in self.dims], [axis for axis in wide if axis not in self.dims]
+
+    @cached_property
+    def rows(self) -> int | None:
+        """How many rows of a matrix are selected; None where other axes than the leading ones select."""
+        selecting, reduced = self.axes
+        if selecting and reduced and max(selecting) > min(reduced):
+            return None
+        return math.prod(self.values.shape[axis] for axis in selecting)
 
 
 @dataclass(frozen=True)
@@ -125,8 +143,7 @@ def spread(bound: BoundSet, per_group: Tensor, outside: float) -> list[tuple[Ten
             if padded is None:
                 padded = torch.cat([per_group, per_group.new_full((1,), outside)])
             factors = padded[view.buckets]
-        shape = [size if axis in view.dims else 1 for axis, size in enumerate(view.values.shape)]
-        pairs.append((view.values, factors.view(shape).to(view.values.dtype)))
+        pairs.append((view.values, factors.view(view.factor_shape).to(view.values.dtype)))
     return pairs
 
 
@@ -139,22 +156,20 @@ def _add_per_group(totals: Tensor, view: BoundView, part: Tensor) -> None:
 
 def _view_norms(view: BoundView) -> Tensor:
     """Norms over the axes that do not select, flat in row-major order of those that do."""
-    values, dims = view.values, view.dims
+    values = view.values
     if values.dtype in (torch.float16, torch.bfloat16):
         values = values.float()
-    selecting, reduced = _split_axes(values, dims)
+    selecting, reduced = view.axes
     if not reduced:
         return values.abs().reshape(-1)
-    if not selecting:
-        return _norm(values.reshape(1, -1))
-    if max(selecting) < min(reduced):
-        rows = math.prod(values.shape[axis] for axis in selecting)
-        return _norm(values.reshape(rows, -1))
+    if view.rows is not None:
+        return _norm(values.reshape(view.rows, -1))
     leading = min(selecting)
     squares = _column_squares(values.reshape(math.prod(values.shape[:leading]), -1))
-    squares = squares.reshape(values.shape[leading:])
     trailing = [axis - leading for axis in reduced if axis > leading]
-    return (squares.sum(trailing) if trailing else squares).reshape(-1).sqrt_()
+    if trailing:
+        squares = squares.reshape(values.shape[leading:]).sum(trailing).reshape(-1)
+    return squares.sqrt_()
 
 
 def _norm(matrix: Tensor) -> Tensor:
@@ -165,31 +180,23 @@ def _norm(matrix: Tensor) -> Tensor:
 def _column_squares(matrix: Tensor) -> Tensor:
     """Sums of squares down the rows of a matrix, read once and without a copy of its size.
 
-    ``vector_norm(dim=0)`` is not vectorised on the CPU. NumPy's einsum runs down the rows at the speed of the
-    memory, on one thread; with several, adding squares to a block that stays in the cache is faster.
+    ``vector_norm(dim=0)`` is not vectorised on the CPU. The gradient of layer norm's scale is: it sums
+    ``dy * (x - mean) * rstd`` down the rows, here with x and dy the matrix, mean 0 and rstd 1; the scale
+    itself is not used.
     """
     rows, columns = matrix.shape
     if rows == 1:
         return matrix[0].square()
     if matrix.is_cuda:
         return _norm(matrix.t()).square_()
-    if torch.get_num_threads() == 1:
-        array = matrix.numpy()
-        return torch.from_numpy(np.einsum("ij,ij->j", array, array))
-    block = min(rows, max(1, _BLOCK_ELEMENTS // columns))
-    sums = matrix.new_zeros(block, columns)
-    for part in torch.split(matrix, block):
-        sums[: len(part)].addcmul_(part, part)
-    return sums.sum(0)
+    mean, rstd = matrix.new_zeros(rows, 1), matrix.new_ones(rows, 1)
+    _, squares, _ = torch.ops.aten.native_layer_norm_backward(
+        matrix, matrix, [columns], mean, rstd, matrix[0], None, [False, True, False]
+    )
+    return squares  # type: ignore[no-any-return]
 
 
 def _any_nonzero(view: BoundView) -> Tensor:
     nonzero = view.values != 0
-    _, reduced = _split_axes(view.values, view.dims)
+    _, reduced = view.axes
     return (nonzero.any(reduced) if reduced else nonzero).reshape(-1)
-
-
-def _split_axes(values: Tensor, dims: tuple[int, ...]) -> tuple[list[int], list[int]]:
-    """Axes that select and axes that are reduced; axes of size one count as neither."""
-    wide = [axis for axis in range(values.dim()) if values.shape[axis] > 1]
-    return [axis for axis in wide if axis in dims], [axis for axis in wide if axis not in dims]

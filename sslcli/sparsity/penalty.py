@@ -21,6 +21,9 @@ from sslcli.sparsity.bound import BoundSet, bind, group_norms
 # Inner structures before those that contain them: a tree of groups then has an exact prox.
 INNER_TO_OUTER = ("filter2d", "shape", "filter", "channel", "hidden", "head", "depth")
 
+# Elements, counted once for each structure, of the weights whose stages are taken together.
+_CACHE_ELEMENTS = 1 << 21
+
 
 @dataclass(frozen=True)
 class WeightedSet:
@@ -100,8 +103,8 @@ def make_stages(parameters: Mapping[str, Tensor], weighted_sets: Sequence[Weight
 
 def _stage_positions(weighted_sets: Sequence[WeightedSet]) -> Iterator[list[int]]:
     active = [position for position, weighted in enumerate(weighted_sets) if weighted.strength > 0]
-    # One weight after another, so that its second stage finds it in the cache.
-    for rest in _connected(weighted_sets, active):
+    # Weight after weight, so that a weight's second stage finds it in the cache; small ones at a time.
+    for rest in _together(weighted_sets, _connected(weighted_sets, active)):
         rest.sort(key=lambda position: _rank(weighted_sets[position].group_set.structure))
         while rest:
             structure = weighted_sets[rest[0]].group_set.structure
@@ -128,6 +131,21 @@ def _connected(weighted_sets: Sequence[WeightedSet], positions: Sequence[int]) -
         members = [member for cluster in touching for member in cluster[1]]
         clusters.append((names.union(*(cluster[0] for cluster in touching)), [*members, position]))
     return [sorted(members) for _, members in clusters]
+
+
+def _together(weighted_sets: Sequence[WeightedSet], clusters: Sequence[list[int]]) -> list[list[int]]:
+    """Neighbouring clusters joined while they fit a cache: what a stage costs besides memory is paid once."""
+    joined: list[list[int]] = []
+    room = 0
+    for cluster in clusters:
+        size = sum(int(weighted_sets[position].group_set.sizes.sum()) for position in cluster)
+        if size <= room:
+            joined[-1] += cluster
+            room -= size
+        else:
+            joined.append(list(cluster))
+            room = _CACHE_ELEMENTS - size
+    return joined
 
 
 def _rank(structure: str) -> int:

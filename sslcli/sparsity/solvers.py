@@ -52,17 +52,20 @@ class Prox:
 
     def __init__(self, parameters: Mapping[str, Tensor], weighted_sets: Sequence[WeightedSet]) -> None:
         self.stages = make_stages(parameters, weighted_sets)
+        self._limits: list[Tensor] = []
+        self._limits_of = 0.0
 
     @torch.no_grad()
     def step(self, step_size: float) -> None:
         """Apply the operator of ``step_size * R`` in place."""
         if step_size <= 0:
             return
-        for stage in self.stages:
-            norms = stage_norms(stage)
+        if step_size != self._limits_of:
+            self._limits = [_limits(stage, step_size) for stage in self.stages]
+            self._limits_of = step_size
+        for stage, limits in zip(self.stages, self._limits, strict=True):
             # A group at or below its limit shrinks by exactly 1, and x - x is +0.0.
-            shrink = (stage.weights * step_size).div_(norms.clamp(min=torch.finfo(norms.dtype).tiny))
-            _subtract_scaled(stage, shrink.clamp_(max=1))
+            _subtract_scaled(stage, torch.div(limits, stage_norms(stage)).clamp_(max=1))
 
 
 class Subgradient:
@@ -94,6 +97,11 @@ class Subgradient:
     def _spanned(self, stage: Stage) -> list[Tensor]:
         """The parameter of every view of a stage, in the order of ``_spread_stage``."""
         return [self._parameters[view.name] for bound in stage.bound for view in bound.group_set.views]
+
+
+def _limits(stage: Stage, step_size: float) -> Tensor:
+    """The norm up to which a group ends at zero; never quite 0, so that zeros do not give 0/0."""
+    return (stage.weights * step_size).clamp_(min=torch.finfo(stage.weights.dtype).tiny)
 
 
 def _subtract_scaled(stage: Stage, shrink: Tensor) -> None:

@@ -108,8 +108,10 @@ def _phases(options: TrainOptions, steps: int, per_epoch: int) -> Sequence[Phase
     if not isinstance(options, RegularizeOptions):
         return [Phase("train", steps, options.lr, penalised=False, frozen=held)]
     phases = [Phase("sparse", steps, options.lr, penalised=True, frozen=held)]
-    if options.finetune_epochs:
+    length = options.finetune_epochs * per_epoch
+    if options.max_steps is not None:
+        length = min(length, options.max_steps - steps)
+    if length > 0:
         lr = options.finetune_lr or options.lr
-        length = options.finetune_epochs * per_epoch
         phases.append(Phase("finetune", length, lr, penalised=False, frozen=True))
     return phases

@@ -269,6 +269,26 @@ def test_outputs_that_do_not_repeat_are_a_mismatch_and_nothing_is_written(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_outputs_of_minus_infinity_are_equal_to_themselves(tmp_path):
+    class Masked(nn.Module):
+        def forward(self, x):
+            return x.masked_fill(x > 0, float("-inf"))
+
+    path = save(Masked(), tmp_path / "m.pt2", example=torch.tensor([[1.0, -1.0], [2.0, -2.0]]))
+    assert load(path).model(torch.ones(1, 2)).tolist() == [[float("-inf")] * 2]
+
+
+def test_outputs_that_are_not_numbers_are_said_to_come_from_the_training(tmp_path):
+    class Overflowing(nn.Module):
+        def forward(self, x):
+            huge = x * 1e38 * 1e38
+            return huge - huge
+
+    with pytest.raises(VerificationError, match=r"outputs for its example are NaN.*lower --lr"):
+        save(Overflowing(), tmp_path / "m.pt2", example=torch.ones(2, 2))
+    assert not list(tmp_path.iterdir())
+
+
 def test_weights_that_are_not_numbers_are_not_saved(tmp_path):
     model = models.create("lenet")
     model.fc1.weight.data[0, 0] = float("nan")

@@ -8,6 +8,7 @@ from torch import nn
 
 from sslcli import models
 from sslcli.errors import ModelError
+from sslcli.options import names
 
 FACTORIES = """
 import torch
@@ -32,6 +33,10 @@ def factories(tmp_path):
     path = tmp_path / "nets.py"
     path.write_text(FACTORIES)
     return path
+
+
+def test_the_names_that_recipes_know_are_the_built_in_ones():
+    assert tuple(models.ARCHITECTURES) == names.ARCHITECTURES
 
 
 def test_same_seed_same_weights_other_seed_other_weights():

@@ -70,6 +70,8 @@ def test_weights_are_the_source(write):
         ("{arch: lenet,", "{arhc: lenet,", "3: unknown key 'arhc'; did you mean 'arch'?"),
         ("{arch: lenet,", "{", "3: the model has neither 'arch' nor 'weights'; give one of them"),
         ("batch_size: 32", "batch_size: 0", "4: 'data.batch_size' should be greater than 0, not 0"),
+        ("arch: lenet", "arch: lenett", "3: there is no architecture 'lenett'; did you mean 'lenet'?"),
+        ("name: mnist-5k", "name: mnist5k", "4: there is no data set 'mnist5k'; did you mean 'mnist-5k'?"),
         ("batch_size: 32", "batch_siez: 2", "4: unknown key 'batch_siez'; did you mean 'batch_size'?"),
         (
             "epochs: 2,",
