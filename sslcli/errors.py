@@ -36,13 +36,18 @@ class SslcliError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, hint: str | None = None, culprit: str | None = None) -> None:
-        super().__init__(what)
-        self.what = what
-        self.hint = hint
+        self.what = _one_line(what)
+        super().__init__(self.what)
+        self.hint = None if hint is None else _one_line(hint)
         self.culprit = culprit
 
     def __str__(self) -> str:
         return self.what if self.hint is None else f"{self.what}; {self.hint}"
+
+
+def _one_line(text: str) -> str:
+    """Names from files can hold line breaks and terminal codes; a message shows none of them."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
 
 
 class UsageError(SslcliError):

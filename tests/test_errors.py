@@ -61,3 +61,8 @@ def test_every_error_names_the_next_step():
         if len(call.args) < 2 and not any(keyword.arg == "hint" for keyword in call.keywords)
     ]
     assert silent == []
+
+
+def test_names_from_files_cannot_break_the_line_or_steer_the_terminal():
+    error = errors.PlanError("not valid at conv\n1\x1b[31m", "look\tthere")
+    assert str(error) == "not valid at conv 1?[31m; look there"

@@ -10,6 +10,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from sslcli.pipeline import results
+from sslcli.report.module_tree import module_rows
 from sslcli.report.numbers import count, metric, per_cent, size
 from sslcli.report.tables import file_line, interval_cell, new_table, notices, speedup_cell, verified
 
@@ -75,9 +76,12 @@ def print_export(console: Console, result: results.ExportResult) -> None:
 def print_inspect(console: Console, result: results.InspectResult) -> None:
     """Print the layers, what pruning would leave, why the rest stays, and where the file came from."""
     table = new_table("layer", "kind", "shape", "filters", "channels", "columns", "MACs", gap=1)
-    for layer in result.layers:
+    for name, layer, macs in _named(console, result.layers):
+        if layer is None:
+            table.add_row(Text(name), "", "", "", "", "", Text(count(macs), style="dim"))
+            continue
         table.add_row(
-            Text(str(layer["name"])),
+            Text(name),
             str(layer["kind"]),
             "x".join(str(axis) for axis in layer.get("shape") or ()),
             *(_live(layer.get(key)) for key in ("filters", "channels", "columns")),
@@ -98,6 +102,13 @@ def print_inspect(console: Console, result: results.InspectResult) -> None:
     notices(console, details.get("notes") or ())
     if details.get("record"):
         console.print(_record_tree(details["record"]))
+
+
+def _named(console: Console, layers: Sequence[Layer]) -> Iterable[tuple[str, Layer | None, float]]:
+    """The tree of modules on a terminal; elsewhere whole names, a line per layer, for other programs."""
+    if console.is_terminal:
+        return module_rows(layers)
+    return [(str(layer["name"]), layer, layer["macs"]) for layer in layers]
 
 
 def _print_sensitivity(console: Console, found: Mapping[str, Any] | None) -> None:

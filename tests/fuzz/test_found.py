@@ -3,8 +3,10 @@
 import pytest
 from network import network
 
-from sslcli.errors import ModelError
+from sslcli.errors import ModelError, PlanError
 from sslcli.lowering.files import read_onnx
+from sslcli.plan import Plan
+from sslcli.recipe.read import recipe_problems
 
 
 def no_version(model):
@@ -28,3 +30,17 @@ def test_onnx_that_is_not_what_it_says(change, tmp_path):
 def test_the_network_is_sound_before(tmp_path):
     (tmp_path / "m.onnx").write_bytes(network().SerializeToString())
     assert len(read_onnx(tmp_path / "m.onnx").graph.node) == 8
+
+
+def test_a_plan_with_a_line_break_for_an_axis():
+    with pytest.raises(PlanError) as caught:
+        Plan.from_json({"schema": "sslcli/plan/1", "kept": {"conv1.bias": {"\n": [0]}}, "shapes": {}})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_with_a_line_break_in_a_key(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text('version: 1\n"se\\ned": 3\nmodel: {arch: lenet}\nsteps: []\n')
+    _, problems = recipe_problems(path)
+    assert problems
+    assert all("\n" not in str(problem) for problem in problems)
