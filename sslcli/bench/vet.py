@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 import onnx
@@ -48,8 +49,9 @@ def require_sound(model: onnx.ModelProto, where: str, folder: Path) -> None:
     Raises:
         ModelError: tensors that are not as large as they say, external data outside of the folder, values
             read before they are written or written twice, functions that call themselves, types or shapes
-            that contradict each other, sizes that no machine has, a loop without end.
+            that contradict each other, names that are no text, sizes that no machine has, a loop without end.
     """
+    _check_text(model, where)
     for tensor in _tensors(model.graph, where):
         _check_tensor(tensor, where, folder)
     _check_order(model.graph, set(), where)
@@ -59,6 +61,18 @@ def require_sound(model: onnx.ModelProto, where: str, folder: Path) -> None:
     _check_structure(slim, where)
     _check_convolutions(slim.graph, where)
     _check_shapes(slim, where)
+
+
+def _check_text(message: Any, where: str) -> None:
+    """Protobuf reads text that is no UTF-8, hands it out as bytes, and fails where it is next written."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            for inner in (value,) if hasattr(value, "ListFields") else value:
+                _check_text(inner, where)
+        elif field.type == field.TYPE_STRING:
+            words = value if not isinstance(value, str | bytes) else (value,)
+            if any(isinstance(word, bytes) for word in words):
+                raise ModelError(f"{where} holds a name that is no UTF-8 text", _DAMAGED)
 
 
 def _graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

@@ -17,6 +17,15 @@ def no_groups(model):
     next(found for found in model.graph.node[3].attribute if found.name == "group").i = 0
 
 
+@pytest.mark.parametrize("old", [b"conv2", b"relu", b"Relu", b"w2", b"pads"])
+def test_onnx_with_a_name_that_is_no_text(old, tmp_path):
+    content = network().SerializeToString()
+    assert old in content
+    (tmp_path / "m.onnx").write_bytes(content.replace(old, b"\x80" + old[1:]))
+    with pytest.raises(ModelError, match="UTF-8"):
+        read_onnx(tmp_path / "m.onnx")
+
+
 @pytest.mark.parametrize("change", [no_version, no_groups])
 def test_onnx_that_is_not_what_it_says(change, tmp_path):
     model = network()
