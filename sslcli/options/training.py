@@ -21,7 +21,9 @@ class TrainOptions(Options):
 
     epochs: Positive = Field(10, description="Passes over the training data.")
     max_steps: Positive | None = Field(
-        None, description="Stop after this many optimiser steps; default: after the last epoch."
+        None,
+        description="Steps after which training ends, and the fine-tuning after it too; "
+        "default: after their epochs.",
     )
     lr: PositiveFloat = Field(0.01, description="Learning rate at its highest, per step.")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="Optimiser.")

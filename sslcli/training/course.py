@@ -110,8 +110,8 @@ def _phases(options: TrainOptions, steps: int, per_epoch: int) -> Sequence[Phase
     phases = [Phase("sparse", steps, options.lr, penalised=True, frozen=held)]
     length = options.finetune_epochs * per_epoch
     if options.max_steps is not None:
-        length = min(length, options.max_steps - steps)
-    if length > 0:
+        length = min(length, options.max_steps)
+    if length:
         lr = options.finetune_lr or options.lr
         phases.append(Phase("finetune", length, lr, penalised=False, frozen=True))
     return phases

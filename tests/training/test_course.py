@@ -28,11 +28,11 @@ def test_places_of_two_phases():
 
 def test_a_phase_that_is_cut_ends_its_epoch():
     course = plan_course(RegularizeOptions(epochs=5, max_steps=3, finetune_epochs=1), 64, 32)
-    assert [course.place(step).ends_epoch for step in range(3)] == [False, True, True]
-    assert [course.place(step).epoch for step in range(3)] == [0, 0, 1]
-    assert (course.epochs, course.steps) == (2, 3)
+    assert [course.place(step).ends_epoch for step in range(5)] == [False, True, True, False, True]
+    assert [course.place(step).epoch for step in range(5)] == [0, 0, 1, 2, 2]
+    assert course.epochs == 3
 
 
-def test_the_limit_of_steps_is_of_the_whole_run():
+def test_the_limit_of_steps_is_of_each_phase():
     course = plan_course(RegularizeOptions(epochs=1, max_steps=3, finetune_epochs=5), 64, 32)
-    assert [(phase.name, phase.steps) for phase in course.phases] == [("sparse", 2), ("finetune", 1)]
+    assert [(phase.name, phase.steps) for phase in course.phases] == [("sparse", 2), ("finetune", 3)]
