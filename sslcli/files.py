@@ -139,12 +139,13 @@ def remove_leftovers(path: Path) -> None:
 def write_errors(temporary: Path, *kinds: type[Exception]) -> Iterator[None]:
     """Turn what a library's own writer raises into the OSError behind it.
 
-    Such writers keep the system's message as text at best, so it is told from the space that is left.
+    Such writers keep the system's message as text at best; else it is told from the space that is left.
     """
     try:
         yield
     except kinds as error:
-        full = shutil.disk_usage(temporary.parent).free < _NO_SPACE_BYTES
+        said = os.strerror(errno.ENOSPC).lower() in str(error).lower()
+        full = said or shutil.disk_usage(temporary.parent).free < _NO_SPACE_BYTES
         code = errno.ENOSPC if full else errno.EIO
         raise OSError(code, os.strerror(code), str(temporary)) from error
 

@@ -8,6 +8,8 @@ at a certain call, or that call fails, or files cannot grow.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import importlib
 import io
@@ -28,6 +30,7 @@ MEMORY_BYTES = 2 << 30
 _TROUBLED_S = 300
 _WALL_S = 40  # for a process that sleeps; a busy one is ended by CPU_S, whatever else the machine does
 _HASHED = 1 << 20
+_SAID_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -150,21 +153,33 @@ def _import_everything() -> None:
 def _outcome(arguments: list[str], place: Path, trouble: Trouble | None) -> dict[str, object]:
     for name in ("home", "tmp"):
         (place / name).mkdir(exist_ok=True)
-    out, err = place / "out", place / "err"
+    out, err = os.pipe(), os.pipe()  # no files, whose size may be limited
+    for _, write in (out, err):
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, _SAID_BYTES)
     child = os.fork()
     if child == 0:
-        _become(arguments, place, out, err, trouble)
+        _become(arguments, place, out[1], err[1], trouble)
+    os.close(out[1])
+    os.close(err[1])
     status, usage = _wait(child, trouble)
-    result = {
+    return {
         "code": os.waitstatus_to_exitcode(status),
-        "out": out.read_text(errors="replace"),
-        "err": err.read_text(errors="replace"),
+        "out": _said(out[0]),
+        "err": _said(err[0]),
         "peak_bytes": usage.ru_maxrss * 1024,
         "cpu_s": usage.ru_utime + usage.ru_stime,
     }
-    out.unlink()
-    err.unlink()
-    return result
+
+
+def _said(read: int) -> str:
+    """What is in a pipe; a worker that outlives its command may still hold the other end."""
+    os.set_blocking(read, False)
+    found = b""
+    with contextlib.suppress(BlockingIOError):
+        while part := os.read(read, _SAID_BYTES):
+            found += part
+    os.close(read)
+    return found.decode(errors="replace")
 
 
 def _wait(child: int, trouble: Trouble | None) -> tuple[int, resource.struct_rusage]:
@@ -179,12 +194,12 @@ def _wait(child: int, trouble: Trouble | None) -> tuple[int, resource.struct_rus
         time.sleep(0.005)
 
 
-def _become(arguments: list[str], place: Path, out: Path, err: Path, trouble: Trouble | None) -> None:
+def _become(arguments: list[str], place: Path, out: int, err: int, trouble: Trouble | None) -> None:
     code = 99
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for descriptor, path in ((1, out), (2, err)):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
         os.environ.update(HOME=str(place / "home"), TMPDIR=str(place / "tmp"), COLUMNS="80")
         os.chdir(place / "work")
         if trouble is None:

