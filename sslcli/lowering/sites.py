@@ -149,7 +149,7 @@ def _conv(
     dilations = tuple(protos.integers(node, "dilations", [1] * rank))
     kernel = tuple(weight.shape[2:])
     pads = _pads(node, kernel, strides, dilations, spatial)
-    if pads is None or rank == 0:
+    if pads is None or rank == 0 or (bias is not None and bias.shape != weight.shape[:1]):
         return None
     return ConvSite(
         node.name,
@@ -198,5 +198,8 @@ def _linear(node: onnx.NodeProto, weight: Floats, bias: Floats | None) -> Linear
         return None
     rows = weight if protos.integer(node, "transB", 0) else weight.T
     if bias is not None:
-        bias = np.broadcast_to(bias.reshape(-1) if bias.ndim <= 1 else bias[0], (rows.shape[0],)).copy()
+        per_row = bias.shape in ((rows.shape[0],), (1, rows.shape[0]))
+        if not per_row and bias.size != 1:
+            return None  # it differs from sample to sample, or fits nothing
+        bias = np.broadcast_to(bias.reshape(-1), (rows.shape[0],)).copy()
     return LinearSite(node.name, node.input[0], node.output[0], rows, bias, False)

@@ -41,6 +41,7 @@ def test_twenty_runs_in_one_process(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torch"))  # a cache of torch's own
     used, opened = [], []
     for number in range(ROUNDS):
         sets = [word for setting in SHORT for word in ("--set", setting)]

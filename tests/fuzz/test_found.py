@@ -1,10 +1,13 @@
 """What fuzzing has found, each once, so that it stays found."""
 
+import numpy as np
 import pytest
 from network import network
+from onnx import numpy_helper
 
 from sslcli.errors import ModelError, PlanError
 from sslcli.lowering.files import read_onnx
+from sslcli.lowering.sites import LinearSite, find_sites
 from sslcli.plan import Plan
 from sslcli.recipe.read import recipe_problems
 
@@ -34,6 +37,16 @@ def test_onnx_that_is_not_what_it_says(change, tmp_path):
     with pytest.raises(ModelError) as caught:
         read_onnx(tmp_path / "m.onnx")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "taken"), [((5,), True), ((1, 5), True), ((1,), True), ((4,), False), ((3, 5), False)]
+)
+def test_a_linear_layer_is_left_alone_where_its_bias_is_none_per_output(shape, taken):
+    model = network()
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "b3")
+    bias.CopyFrom(numpy_helper.from_array(np.ones(shape, np.float32), "b3"))
+    assert any(isinstance(site, LinearSite) for site in find_sites(model).values()) == taken
 
 
 def test_the_network_is_sound_before(tmp_path):
