@@ -18,6 +18,7 @@ from pydantic_core import PydanticUndefined
 from sslcli.cli.structures import SPECIAL
 from sslcli.errors import RecipeError
 from sslcli.options.common import Options
+from sslcli.options.flags import flag_name
 from sslcli.options.validation import OptionsError
 from sslcli.recipe.document import parse_value
 
@@ -40,11 +41,6 @@ def field_options(groups: Mapping[str, type[Options]], leave_out: Iterable[str] 
                 options[name] = _option(name, field)
                 options[name].section = _SECTIONS[group]
     return list(options.values())
-
-
-def flag_name(field: str) -> str:
-    """``--batch-size`` of ``batch_size``."""
-    return "--" + (SPECIAL[field].flag if field in SPECIAL else field).replace("_", "-")
 
 
 def given(groups: Mapping[str, type[Options]], parameters: Mapping[str, Any]) -> dict[str, object]:

@@ -12,7 +12,6 @@ import click
 class Special:
     """How one field is written as a repeated flag."""
 
-    flag: str
     metavar: str
     parse: Callable[[Sequence[str]], object]
 
@@ -54,6 +53,6 @@ def _number(value: str, flag: str, text: str) -> float:
 
 
 SPECIAL = {
-    "structures": Special("structure", "NAME=STRENGTH[@GLOB]", parse_structures),
-    "target": Special("target", "NAME=FRACTION", parse_targets),
+    "structures": Special("NAME=STRENGTH[@GLOB]", parse_structures),
+    "target": Special("NAME=FRACTION", parse_targets),
 }

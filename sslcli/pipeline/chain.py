@@ -17,6 +17,7 @@ from sslcli.files import atomic_output, lock_output, output_error, remove_leftov
 from sslcli.options.common import ModelOptions
 from sslcli.options.steps import STEPS, Settings
 from sslcli.pipeline import cache, jobs
+from sslcli.pipeline.command_line import command_line
 from sslcli.pipeline.events import SILENT, Observers, StepEvent
 from sslcli.pipeline.globs import check_globs
 from sslcli.pipeline.presence import check_model, missing
@@ -141,13 +142,15 @@ def _step(
     began = time.monotonic()
     try:
         told = observers.training if step.uses in ("train", "regularize") else ()
-        result = jobs.JOBS[step.uses](_request(recipe, step, folder), told)
+        request = _request(recipe, step, folder)
+        result = jobs.JOBS[step.uses](request, told)
     except SslcliError as error:
         raise _located(recipe, step, error) from error
     seconds = time.monotonic() - began
     failure = getattr(result, "failure", None)
     plain = to_json(result)
-    cache.write_record(place, _record(step, key, seconds, place, plain, failure))
+    line = command_line(request)
+    cache.write_record(place, _record(step, key, line, seconds, place, plain, failure))
     (place / _STARTED).unlink(missing_ok=True)
     observers.step(replace(event, state="failed" if failure else "done", seconds=seconds))
     state = "failed" if failure else "run"
@@ -170,7 +173,13 @@ def _prepare(place: Path, key: str) -> None:
 
 
 def _record(
-    step: Step, key: str, seconds: float, place: Path, result: dict[str, Any], failure: SslcliError | None
+    step: Step,
+    key: str,
+    line: str,
+    seconds: float,
+    place: Path,
+    result: dict[str, Any],
+    failure: SslcliError | None,
 ) -> dict[str, Any]:
     name = _OUTPUTS.get(STEPS[step.uses].product)
     made = [name] if name else []
@@ -180,6 +189,7 @@ def _record(
         "uses": step.uses,
         "needs": list(step.needs),
         "given": step.given,
+        "command": line,
         "seconds": seconds,
         "outputs": {item: cache.file_hash(place / item) for item in made},
         "failure": None if failure is None else str(failure),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,14 @@ class Run:
         result: ``run.json``.
         given: per step, the options that its recipe states.
         courses: per step that trained, its records of epochs.
+        commands: per step, the command line that does the same; none of runs of older versions.
     """
 
     folder: Path
     result: Json
     given: Mapping[str, Json]
     courses: Mapping[str, list[Json]]
+    commands: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -79,15 +81,17 @@ def read_run(folder: Path) -> Run:
             f"{folder}/run.json has schema {result.get('schema')}, not {RUN_SCHEMA}",
             "run the recipe again with this version",
         )
-    given, courses = {}, {}
+    given, courses, commands = {}, {}, {}
     for step in _steps(result, folder):
         place = folder / step["id"]
         if (place / "step.json").is_file():
-            given[step["id"]] = _read_json(place / "step.json", folder).get("given") or {}
+            recorded = _read_json(place / "step.json", folder)
+            given[step["id"]] = recorded.get("given") or {}
+            commands[step["id"]] = str(recorded.get("command") or "")
         records = read_course(place / "metrics.jsonl") or read_course(_course_beside(step, folder))
         if records:
             courses[step["id"]] = records
-    return Run(folder, result, given, courses)
+    return Run(folder, result, given, courses, {name: line for name, line in commands.items() if line})
 
 
 def _steps(result: Json, folder: Path) -> list[Json]:

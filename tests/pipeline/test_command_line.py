@@ -1,0 +1,66 @@
+"""Every step of every recipe is the command line that its record names."""
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sslcli.cli.main import main
+from sslcli.pipeline import jobs
+from sslcli.pipeline.chain import _request
+from sslcli.pipeline.command_line import command_line
+from sslcli.recipe import load_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_step_and_its_command_line_ask_for_the_same(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "start.pth").touch()
+    (tmp_path / "imagenet").mkdir()
+    text = path.read_text()
+    named = "weights: " in text and "weights: null" not in text
+    recipe = load_recipe(path, ["model.weights=start.pth"] if named else [])
+    asked = []
+    for step in recipe.steps:
+        request = _request(recipe, step, Path("runs"))
+        monkeypatch.setitem(jobs.JOBS, step.uses, lambda got, *_: asked.append(got))
+        for source in (request.source, *request.others, getattr(request.settings.step, "baseline", None)):
+            if source is not None and not source.startswith("arch:"):
+                Path(source).parent.mkdir(parents=True, exist_ok=True)
+                Path(source).touch()
+        words = shlex.split(command_line(request))
+        assert words[0] == "sslcli"
+        main(words[1:])
+        (got,) = asked
+        asked.clear()
+        assert (got.command, got.output) == (request.command, request.output)
+        assert got.settings.step == without_baseline(request.settings.step)
+        assert (got.settings.model, got.settings.run) == (request.settings.model, request.settings.run)
+        if jobs_data(step.uses):
+            assert got.settings.data == request.settings.data
+        assert models_of(got) == models_of(request)
+
+
+def jobs_data(uses):
+    from sslcli.options.steps import STEPS
+
+    return STEPS[uses].data != "no"
+
+
+def without_baseline(options):
+    return options.model_copy(update={"baseline": None}) if hasattr(options, "baseline") else options
+
+
+def models_of(request):
+    base = getattr(request.settings.step, "baseline", None)
+    named = [request.source, *request.others]
+    return [base, *(name for name in named if name != base)] if base else named
+
+
+def test_words_that_a_shell_would_take_apart_are_quoted():
+    recipe = load_recipe(RECIPES[0])
+    request = replace(_request(recipe, recipe.steps[0], Path("runs")), source="my model.pt2")
+    assert "'my model.pt2'" in command_line(request)
