@@ -7,7 +7,7 @@ same way, with one sentence, and so that nothing is made of a size that only the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -59,7 +59,7 @@ def require_sound(model: onnx.ModelProto, where: str, folder: Path) -> None:
     _check_loops(model.graph, where)
     slim = _without_weights(model)
     _check_structure(slim, where)
-    _check_convolutions(slim.graph, where)
+    _check_convolutions(model.graph, where, {})
     _check_shapes(slim, where)
 
 
@@ -209,8 +209,11 @@ def _check_structure(slim: onnx.ModelProto, where: str) -> None:
         raise ModelError(f"{where} is not valid ONNX ({describe(error)})", _DAMAGED) from error
 
 
-def _check_convolutions(graph: onnx.GraphProto, where: str) -> None:
+def _check_convolutions(graph: onnx.GraphProto, where: str, outer: Mapping[str, Sequence[int]]) -> None:
+    sizes = {**outer, **{tensor.name: tensor.dims for tensor in graph.initializer}}
     for node in graph.node:
+        if node.op_type == "Constant" and node.output:
+            sizes |= {node.output[0]: found.t.dims for found in node.attribute if found.name == "value"}
         if node.op_type in ("Conv", "ConvTranspose"):
             for attribute in node.attribute:
                 values = attribute.ints if attribute.ints else [attribute.i]
@@ -218,8 +221,15 @@ def _check_convolutions(graph: onnx.GraphProto, where: str) -> None:
                     raise ModelError(
                         f"{node.op_type} of {where} has the {attribute.name} {list(values)}", _DAMAGED
                     )
+            rows = sizes.get(node.input[1], [0])[:1] if len(node.input) > 1 else [0]
+            groups = next((found.i for found in node.attribute if found.name == "group"), 1)
+            if not rows or rows[0] % groups:
+                raise ModelError(
+                    f"{node.op_type} of {where} has {rows[0] if rows else 'no'} rows in {groups} groups",
+                    _DAMAGED,
+                )
         for inner in _graphs(node):
-            _check_convolutions(inner, where)
+            _check_convolutions(inner, where, sizes)
 
 
 def _check_shapes(slim: onnx.ModelProto, where: str) -> None:

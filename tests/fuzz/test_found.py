@@ -29,7 +29,16 @@ def test_onnx_with_a_name_that_is_no_text(old, tmp_path):
         read_onnx(tmp_path / "m.onnx")
 
 
-@pytest.mark.parametrize("change", [no_version, no_groups])
+def groups_that_do_not_divide(model):
+    next(found for found in model.graph.node[3].attribute if found.name == "group").i = 3
+
+
+def a_weight_without_axes(model):
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "w2")
+    weight.CopyFrom(numpy_helper.from_array(np.float32(1), "w2"))
+
+
+@pytest.mark.parametrize("change", [no_version, no_groups, groups_that_do_not_divide, a_weight_without_axes])
 def test_onnx_that_is_not_what_it_says(change, tmp_path):
     model = network()
     change(model)
