@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from sslcli.plan.probe import make_probe
 from sslcli.surgery.choose import Limits, choose
 from sslcli.surgery.cut import count, cut
 from sslcli.surgery.measure import Layer, group_norms, layers, packed_macs
-from sslcli.surgery.shrink import Shrunk, shrink
+from sslcli.surgery.shrink import STORED, Shrunk, shrink
 from sslcli.surgery.verify import agreement
 from sslcli.surgery.zero import Zeroing
 
@@ -126,14 +126,14 @@ def prune(
         found = choose(structure, zeroing, target, limits, scores, fold=fold)
     else:
         found = cut(structure, zeroing.weights, fold=fold)
-    shrunk = shrink(found)
-    small = analyse(shrunk.program)
+    passes, small = _until_nothing_goes(shrink(found), fold=fold)
+    shrunk = passes[-1]
     _check_target(structure, small, target)
     proof = agreement(program, zeroing.weights, shrunk.program, shrunk.program.weights())
     result = TracedModule(shrunk.program)
     result.train(model.training)
-    plan = _plan(program, owned, zeroing, shrunk, result)
-    report = _report(structure, zeroing.weights, small, shrunk, proof.max_abs_error, proof.max_rel_error)
+    plan = _plan(program, owned, zeroing, passes, result)
+    report = _report(structure, zeroing.weights, small, proof.max_abs_error, proof.max_rel_error)
     inputs = shrunk.program.example
     return PruneResult(result, plan, report, inputs[0] if inputs else example)
 
@@ -187,18 +187,50 @@ def _check_target(structure: Structure, small: Structure, target: Mapping[str, f
             )
 
 
-def _plan(program: Program, owned: set[str], zeroing: Zeroing, shrunk: Shrunk, result: nn.Module) -> Plan:
-    weights = program.weights()
-    own = set(shrunk.kept) & owned
+def _until_nothing_goes(first: Shrunk, *, fold: bool) -> tuple[list[Shrunk], Structure]:
+    """Shrink again where a tensor has become a stored value.
+
+    Until then it held in place what it is added to, multiplied with or joined to; more may go afterwards.
+    """
+    passes, small = [first], analyse(first.program)
+    while any(name.endswith(STORED) for name in passes[-1].added):
+        again = shrink(cut(small, small.program.weights(), fold=fold))
+        if not again.kept:
+            break
+        passes.append(again)
+        small = analyse(again.program)
+    return passes, small
+
+
+def _plan(
+    program: Program, owned: set[str], zeroing: Zeroing, passes: Sequence[Shrunk], result: nn.Module
+) -> Plan:
+    whole: Plan | None = None
+    for shrunk in passes:
+        step = _step_plan(program, owned, shrunk)
+        whole = step if whole is None else whole.then(step)
+        program, owned = shrunk.program, owned | set(shrunk.added)
+    assert whole is not None
     args, kwargs = program.example or ((), {})
     plain = not kwargs and all(isinstance(x, Tensor) for x in args)
-    return Plan(
-        kept={name: axes for name, axes in shrunk.kept.items() if name in own},
+    return replace(
+        whole,
         zeroed=zeroing.as_lists(),
         zeroed_blocks=zeroing.blocks,
+        probe=make_probe(result, args) if plain else None,
+    )
+
+
+def _step_plan(program: Program, owned: set[str], shrunk: Shrunk) -> Plan:
+    weights = program.weights()
+    own = set(shrunk.kept) & owned
+    return Plan(
+        kept={name: axes for name, axes in shrunk.kept.items() if name in own},
+        zeroed={},
+        zeroed_blocks={},
         shapes={name: list(weights[name].shape) for name in own},
         added={name: list(shape) for name, shape in shrunk.added.items()},
-        probe=make_probe(result, args) if plain else None,
+        probe=None,
     )
 
 
@@ -206,7 +238,6 @@ def _report(
     structure: Structure,
     weights: Mapping[str, Tensor],
     small: Structure,
-    shrunk: Shrunk,
     max_abs_error: float,
     max_rel_error: float,
 ) -> PruneReport:

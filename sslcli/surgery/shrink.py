@@ -22,6 +22,9 @@ aten = torch.ops.aten
 KeptAxes = dict[int, list[int] | list[list[int]]]
 
 
+STORED = "_value"  # ends the name of a tensor that was computed and is now stored
+
+
 @dataclass(frozen=True)
 class Shrunk:
     """A smaller program and what it kept of the old one.
@@ -257,7 +260,7 @@ def _constant_node(rewriter: Rewriter, old: fx.Node, value: Tensor, folded: Fold
         with rewriter.graph.inserting_before(rewriter.new[old]):
             return rewriter.graph.call_function(aten.view.default, (rewriter.new[bias], shape))
     layer = layer_of(old)
-    name = f"{layer}.{old.name}_value" if layer else f"{old.name}_value"
+    name = f"{layer}.{old.name}{STORED}" if layer else f"{old.name}{STORED}"
     return rewriter.constant(name.replace(".", "_"), value.to(dtype).contiguous())
 
 
