@@ -9,6 +9,9 @@ from sslcli.bench.host import Host, hardware_differences
 from sslcli.bench.results import Comparison, Row
 from sslcli.bench.statistics import Ratio, unpaired_ratio
 from sslcli.errors import InputError, UsageError
+from sslcli.files import read_bounded
+
+_MAX_BYTES = 256 << 20  # with the raw samples of every layer
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ def read_comparison(path: Path) -> Comparison:
         InputError: it cannot be read, or holds something else.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bounded(path, _MAX_BYTES).decode("utf-8")
+    except (OSError, ValueError) as error:
         raise InputError(
             f"the earlier bench {path} cannot be read ({error})", "name a file that bench --json wrote"
         ) from error

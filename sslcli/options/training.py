@@ -16,6 +16,10 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
+# Options that the result of a training does not depend on.
+NEUTRAL = frozenset({"resume", "save_every_s", "save_every_steps", "tensorboard"})
+
+
 class TrainOptions(Options):
     """How a model is trained."""
 

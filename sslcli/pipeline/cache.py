@@ -18,12 +18,13 @@ import sslcli
 from sslcli.errors import DataError, ModelError
 from sslcli.files import atomic_output
 from sslcli.options.steps import STEPS
+from sslcli.options.training import NEUTRAL
 from sslcli.recipe.model import Recipe, Step
 
 SCHEMA = "sslcli/step/1"
 STEP_FILE = "step.json"
 # What a result does not depend on.
-_NEUTRAL = {"resume", "save_every_s", "save_every_steps", "workers", "data_root", "tensorboard"}
+_NEUTRAL = NEUTRAL | {"workers", "data_root"}
 _LIBRARIES = ("torch", "numpy", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslcli.errors import DataError, DeviceError, UnknownShapeError, UsageError
 from sslcli.options.common import DataOptions, ModelOptions, RunOptions
+from sslcli.options.training import NEUTRAL
 from sslcli.pipeline.request import Request
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 # Options that a result does not depend on, so that its bytes must not either.
-_NEUTRAL = {"data_root", "resume", "device", "workers", "save_every_s", "save_every_steps"}
+_NEUTRAL = NEUTRAL | {"data_root", "device", "workers"}
 
 
 def is_onnx(source: str) -> bool:

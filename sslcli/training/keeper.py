@@ -7,13 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sslcli.errors import InputError, Interrupted
-from sslcli.options.training import TrainOptions
+from sslcli.options.training import NEUTRAL, TrainOptions
 from sslcli.training.run import Run
 from sslcli.training.signals import Requests
 from sslcli.training.state import RunState, read_state, write_state
-
-# Options that may change between a run and its continuation.
-_FREE = {"resume", "save_every_s", "save_every_steps", "tensorboard"}
 
 
 class Keeper:
@@ -78,5 +75,5 @@ class Keeper:
 
 def options_identity(options: TrainOptions) -> dict[str, str]:
     """The options that a continuation must share, as texts."""
-    values = options.model_dump(mode="json", exclude=_FREE)
+    values = options.model_dump(mode="json", exclude=set(NEUTRAL))
     return {name: str(value) for name, value in values.items()}
