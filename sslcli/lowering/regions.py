@@ -33,13 +33,23 @@ def region(model: onnx.ModelProto, name: str, settings: RunSettings) -> onnx.Mod
         GraphError: the shapes around the node are not known.
         InputError: the model does not take the batch size.
     """
-    # Shapes are inferred without the weights, which would be copied several times for each layer.
-    light = shaped_graph(_without_weights(model).SerializeToString(), settings)
-    graph = replace(light, constants=protos.constants(model.graph))
+    graph = _shaped(model, settings)
     node = next(node for node in graph.nodes if node.name == name)
     chosen = {node.name, *_upwards(graph, node), *_downwards(graph, node)}
     nodes = [other for other in graph.nodes if other.name in chosen]
     return slim(onnx.load_from_string(cut(graph, nodes)), name)
+
+
+def alone(model: onnx.ModelProto, name: str, settings: RunSettings) -> onnx.ModelProto:
+    """The node ``name`` without its neighbours, as ``region`` gives it with them."""
+    graph = _shaped(model, settings)
+    return onnx.load_from_string(cut(graph, [node for node in graph.nodes if node.name == name]))
+
+
+def _shaped(model: onnx.ModelProto, settings: RunSettings) -> ShapedGraph:
+    """Shapes are inferred without the weights, which would be copied several times for each layer."""
+    light = shaped_graph(_without_weights(model).SerializeToString(), settings)
+    return replace(light, constants=protos.constants(model.graph))
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

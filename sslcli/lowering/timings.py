@@ -20,7 +20,7 @@ from sslcli.bench.inputs import RunSettings
 from sslcli.errors import SslcliError
 from sslcli.files import atomic_output
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,21 @@ def test_auto_keeps_what_measured_fastest(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert lowered.speedup is not None
 
 
+def test_a_winner_that_is_slower_in_the_layer_alone_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(models: dict[str, onnx.ModelProto], settings: RunSettings) -> dict[str, Timed]:
+        is_alone = len(models["dense"].graph.node) == 1
+        speed = {"dense": 1.0, "shift": 0.4 if is_alone else 3.0, "compact": 2.0}
+        return {name: Timed(1 / speed[name], *(3 * [speed[name]])) for name in models if name in speed}
+
+    monkeypatch.setattr(select, "measure", measured)
+    monkeypatch.setattr(select, "_whole_ratio", lambda *_: select.Ratio(1.5, 1.4, 1.6))
+    first = lower(chain(), settings=SETTINGS, cache=False).decisions[0]
+    assert (first.layer, first.chosen) == ("first", "compact")
+    assert first.refused["shift"] == "0.40 times as fast as dense in the layer alone"
+    assert "shift" not in first.timings
+
+
+@pytest.mark.usefixtures("few_forms", "keep_channels")
 def test_auto_goes_back_to_dense_where_the_whole_model_got_slower(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(select, "measure", pretend("compact"))
     monkeypatch.setattr(select, "_whole_ratio", lambda *_: select.Ratio(0.8, 0.7, 0.9))
