@@ -122,7 +122,7 @@ def _events(profile: Path) -> Any:
         return json.loads(profile.read_text())
     except (OSError, ValueError) as error:
         raise OutputError(
-            f"cannot write {profile.parent}, where ONNX Runtime records which provider ran each node",
+            f"ONNX Runtime's record of which provider ran each node, in {profile.parent}, is not whole",
             "free some space there, or point TMPDIR at another folder",
         ) from error
 

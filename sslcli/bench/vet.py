@@ -213,8 +213,8 @@ def _check_convolutions(graph: onnx.GraphProto, where: str, outer: Mapping[str, 
     sizes = {**outer, **{tensor.name: tensor.dims for tensor in graph.initializer}}
     for node in graph.node:
         if node.op_type == "Constant" and node.output:
-            sizes[node.output[0]] = next((f.t.dims for f in node.attribute if f.name == "value"), ())
-        if node.op_type in ("Conv", "ConvTranspose"):
+            sizes |= {node.output[0]: found.t.dims for found in node.attribute if found.name == "value"}  # noqa: B035
+        if node.op_type in ("Conv", "ConvTranspose") and node.domain in ("", "ai.onnx"):
             for attribute in node.attribute:
                 values = attribute.ints if attribute.ints else [attribute.i]
                 if attribute.name in _POSITIVE and not all(0 < value < _MOST for value in values):

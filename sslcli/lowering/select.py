@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from sslcli.bench import time_models
+from sslcli.bench.graphs import fixed_batch
 from sslcli.bench.inputs import RunSettings
 from sslcli.bench.statistics import Ratio, paired_ratio
 from sslcli.errors import GraphError, InputError, UsageError
@@ -253,21 +254,24 @@ def _steady(
     settings: RunSettings,
     dtype: DType,
 ) -> tuple[Mapping[str, Timed], dict[str, str]]:
-    """The timings without winners that are slower than dense once the layer is timed alone.
+    """The timings, those of winners that are slower than dense in the layer alone replaced by that; and why.
 
     The best of a dozen is partly the luckiest, and where the neighbours take most of the time (DenseNet's
     concatenations) luck is all that shows. So the winner is timed once more, in new sessions.
     """
     slower: dict[str, str] = {}
-    settings = replace(settings, budget_s=settings.budget_s / 2)
-    while (chosen := best(timings)) != DENSE:
+    try:
         piece = alone(model, name, settings)
+    except (GraphError, InputError):  # its own shapes are not known, as its region's are
+        return timings, slower
+    settings = fixed_batch(replace(settings, budget_s=settings.budget_s / 2))
+    while (chosen := best(timings)) != DENSE:
         pair = {DENSE: piece, chosen: replace_node(piece, name, fragments[chosen])}
         again = measure({form: convert(proto, dtype) for form, proto in pair.items()}, settings)[chosen]
         if again.speedup >= 1.0:
             break
         slower[chosen] = f"{again.speedup:.2f} times as fast as dense in the layer alone"
-        timings = {form: timed for form, timed in timings.items() if form != chosen}
+        timings = {**timings, chosen: again}
     return timings, slower
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shlex
 from collections.abc import Iterator
 from typing import Any
 
+from sslcli.errors import RecipeError
 from sslcli.options.common import Options
 from sslcli.options.flags import flag_name
 from sslcli.options.steps import STEPS
 from sslcli.pipeline.request import Request
+from sslcli.recipe.document import parse_value
 
 
 def command_line(request: Request) -> str:
@@ -46,7 +50,7 @@ def _flags(name: str, value: Any) -> Iterator[str]:
             yield from (flag, f"{entry.name}={entry.strength}{place}")
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from (flag, f"{key}={_word(item)}")
+            yield from (flag, f"{key}={_scalar(item)}")
     elif isinstance(value, list):
         for item in value:
             yield from (flag, _word(item))
@@ -54,6 +58,17 @@ def _flags(name: str, value: Any) -> Iterator[str]:
         yield from (flag, ",".join(_word(item) for item in value))
     else:
         yield from (flag, _word(value))
+
+
+def _scalar(value: object) -> str:
+    """A value that is read as a YAML scalar; text that would be read as something else is quoted."""
+    plain = _word(value)
+    with contextlib.suppress(RecipeError):
+        if parse_value(plain) == value:
+            return plain
+    if isinstance(value, float) and "." not in plain:
+        return plain.replace("e", ".0e")  # a number to YAML 1.1
+    return json.dumps(value)
 
 
 def _word(value: object) -> str:

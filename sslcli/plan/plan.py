@@ -135,6 +135,8 @@ def _composed_groups(earlier: Axes, later: Axes, shape: list[int]) -> list[list[
     present = sorted({place // height for place in later[0]}) if 0 in later else range(len(first))
     if second is None:
         return [first[group] for group in present]
+    if not _nested(second):  # of the one group that was left
+        second = [second]
     return [
         [first[group][place] for place in columns] for group, columns in zip(present, second, strict=True)
     ]

@@ -85,7 +85,7 @@ def print_inspect(console: Console, result: results.InspectResult) -> None:
             str(layer["kind"]),
             "x".join(str(axis) for axis in layer.get("shape") or ()),
             *(_live(layer.get(key)) for key in ("filters", "channels", "columns")),
-            count(layer["macs"]),
+            count(macs),
         )
     console.print(table)
     packed = f" ({count(result.macs_packed)} packed)" if result.macs_packed != result.macs else ""

@@ -193,7 +193,7 @@ def _until_nothing_goes(first: Shrunk, *, fold: bool) -> tuple[list[Shrunk], Str
     Until then it held in place what it is added to, multiplied with or joined to; more may go afterwards.
     """
     passes, small = [first], analyse(first.program)
-    while any(name.endswith(STORED) for name in passes[-1].added):
+    while any(STORED.search(name) for name in passes[-1].added):
         again = shrink(cut(small, small.program.weights(), fold=fold))
         if not again.kept:
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ aten = torch.ops.aten
 KeptAxes = dict[int, list[int] | list[list[int]]]
 
 
-STORED = "_value"  # ends the name of a tensor that was computed and is now stored
+_STORED = "_value"  # ends the name of a tensor that was computed and is now stored, but for a number
+STORED = re.compile(_STORED + r"(_\d+)?$")
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,7 @@ def _constant_node(rewriter: Rewriter, old: fx.Node, value: Tensor, folded: Fold
         with rewriter.graph.inserting_before(rewriter.new[old]):
             return rewriter.graph.call_function(aten.view.default, (rewriter.new[bias], shape))
     layer = layer_of(old)
-    name = f"{layer}.{old.name}{STORED}" if layer else f"{old.name}{STORED}"
+    name = f"{layer}.{old.name}{_STORED}" if layer else f"{old.name}{_STORED}"
     return rewriter.constant(name.replace(".", "_"), value.to(dtype).contiguous())
 
 

@@ -126,7 +126,42 @@ def test_a_winner_that_is_slower_in_the_layer_alone_is_left(monkeypatch: pytest.
     first = lower(chain(), settings=SETTINGS, cache=False).decisions[0]
     assert (first.layer, first.chosen) == ("first", "compact")
     assert first.refused["shift"] == "0.40 times as fast as dense in the layer alone"
-    assert "shift" not in first.timings
+    assert first.timings["shift"].speedup == 0.4
+
+
+def test_a_layer_that_reads_no_batch_axis_is_timed_alone_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((6, 16)).astype(np.float32)
+    weight[:, ::2] = 0
+    values = {"w": weight, "v": random.standard_normal((3, 6)).astype(np.float32), "s": np.array([-1, 16])}
+    nodes = [
+        helper.make_node("Reshape", ["x", "s"], ["r"]),
+        helper.make_node("Gemm", ["r", "w"], ["g"], "sparse", transB=1),
+        helper.make_node("Relu", ["g"], ["a"]),
+        helper.make_node("Gemm", ["a", "v"], ["y"], "last", transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tokens",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in values.items()],
+    )
+    given = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    real, calls = select.measure, []
+
+    def measured(models: dict[str, onnx.ModelProto], settings: RunSettings) -> dict[str, Timed]:
+        calls.append(settings.batch_size)
+        found = real(models, settings)
+        if len(calls) == 1:
+            return {name: Timed(1.0, 2.0, 2.0, 2.0) if name != "dense" else found[name] for name in found}
+        return {name: Timed(1.0, 1.5, 1.5, 1.5) for name in found}
+
+    monkeypatch.setattr(select, "measure", measured)
+    monkeypatch.setattr(select, "_whole_ratio", lambda *_: select.Ratio(1.5, 1.4, 1.6))
+    decisions = lower(given, settings=SETTINGS, cache=False).decisions
+    assert [d.chosen != "dense" for d in decisions if d.layer == "sparse"] == [True]
+    assert calls[-1] is None
 
 
 @pytest.mark.usefixtures("few_forms", "keep_channels")

@@ -9,8 +9,9 @@ import pytest
 from sslcli.cli.main import main
 from sslcli.pipeline import jobs
 from sslcli.pipeline.chain import _request
-from sslcli.pipeline.command_line import command_line
+from sslcli.pipeline.command_line import _scalar, command_line
 from sslcli.recipe import load_recipe
+from sslcli.recipe.document import parse_value
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 
@@ -58,6 +59,11 @@ def models_of(request):
     base = getattr(request.settings.step, "baseline", None)
     named = [request.source, *request.others]
     return [base, *(name for name in named if name != base)] if base else named
+
+
+@pytest.mark.parametrize("value", [None, "18", "yes", "#x", 1e-5, 1e20, 18, True, "abc", [1, 2], "a b"])
+def test_a_value_is_written_so_that_it_is_read_as_itself(value):
+    assert parse_value(_scalar(value)) == value
 
 
 def test_words_that_a_shell_would_take_apart_are_quoted():

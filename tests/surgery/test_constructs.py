@@ -942,3 +942,19 @@ def test_a_gated_branch_of_constants_adds_its_constant(prove):
     prove.zero(net, ("up.weight",))
     kept = prove.kept(prove(net, image(2, 5, 8), threshold=0.0))
     assert kept["up.weight"] is kept["down.weight"] is None
+
+
+def test_plans_compose_where_one_group_of_a_grouped_convolution_was_left():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 4, 3)).eval()
+    with torch.no_grad():
+        net[1].weight[4:], net[1].bias[4:] = 0, 0
+        net[0].weight[0], net[0].bias[0] = 0, 0
+    example = (torch.randn(2, 3, 9, 9),)
+    once = sslcli.prune(net, example)
+    assert once.plan.kept["1.weight"][1] == [[1, 2, 3]]
+    weights = dict(once.model.named_parameters())
+    with torch.no_grad():
+        weights["0.weight"][0], weights["0.bias"][0] = 0, 0
+    twice = sslcli.prune(once.model, example)
+    assert once.plan.then(twice.plan).kept["1.weight"][1] == [[2, 3]]
