@@ -73,14 +73,19 @@ def resolve(reference: str, failure: type[InputError] = ModelError) -> Any:
 
 def made_by(call: Callable[[], Any], what: str, failure: type[InputError]) -> Any:
     """What the user's factory returns; whatever it raises, but our own errors, becomes ``failure``."""
-    try:
+    with _users_code(f"calling {what} failed", "call it in python to see where", failure):
         return call()
+
+
+@contextlib.contextmanager
+def _users_code(failed: str, hint: str, failure: type[InputError]) -> Iterator[None]:
+    """Code of the user's may raise anything: what it raises, but our own errors, becomes ``failure``."""
+    try:
+        yield
     except SslcliError:
         raise
-    except Exception as error:  # the user's code may raise anything
-        raise failure(
-            f"calling {what} failed ({describe(error)})", "call it in python to see where"
-        ) from error
+    except Exception as error:
+        raise failure(f"{failed} ({describe(error)})", hint) from error
 
 
 def loaded_files() -> list[str]:
@@ -106,36 +111,27 @@ def _module_from_file(path: Path, failure: type[InputError]) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look their module up there
     try:
-        spec.loader.exec_module(module)
+        with _users_code(f"{path} cannot be imported", "run it with python to see where", failure):
+            spec.loader.exec_module(module)
     except SslcliError:
         sys.modules.pop(name, None)
         raise
-    except Exception as error:  # the user's code may raise anything
-        sys.modules.pop(name, None)
-        raise failure(
-            f"{path} cannot be imported ({describe(error)})", "run it with python to see where"
-        ) from error
     return module
 
 
 def _module_by_name(name: str, failure: type[InputError]) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+    with _users_code(f"module {name!r} cannot be imported", "import it in python to see where", failure):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+                raise failure(
+                    f"there is no module {name!r}",
+                    "install it, or run where Python finds it, or write file.py:factory",
+                ) from error
             raise failure(
-                f"there is no module {name!r}",
-                "install it, or run where Python finds it, or write file.py:factory",
+                f"module {name!r} needs {error.name!r}, which is not installed", "install it"
             ) from error
-        raise failure(
-            f"module {name!r} needs {error.name!r}, which is not installed", "install it"
-        ) from error
-    except SslcliError:
-        raise
-    except Exception as error:  # the user's code may raise anything
-        raise failure(
-            f"module {name!r} cannot be imported ({describe(error)})", "import it in python to see where"
-        ) from error
 
 
 def describe(error: BaseException) -> str:
