@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Iterable, Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
 from typing import Any
 
 import torch
@@ -17,6 +20,8 @@ from sslcli.errors import DataError, SslcliError
 from sslcli.reference import load_files, loaded_files
 
 Batch = tuple[Tensor, Tensor]
+
+_DIED = "DataLoader worker"  # begins torch's message
 
 
 def stream(split: Split, batches: Iterable[Tensor], *, seed: int = 0, epoch: int = 0) -> Iterator[Batch]:
@@ -63,25 +68,56 @@ def _worker_stream(split: SampleSplit, batches: Iterable[Tensor], seed: int, epo
         num_workers=split.workers,
         generator=torch.Generator(),
     )
-    for made in loader:
+    with _deaths_told():
+        fetched = iter(loader)
+    _tell_of_deaths()
+    while True:
+        with _deaths_told():
+            made = next(fetched, None)
+        if made is None:
+            return
         if isinstance(made[0], str):
             raise DataError(made[0], made[1])
         yield made
 
 
-@contextlib.contextmanager
-def deaths_told() -> Iterator[None]:
-    """The death of a worker process becomes a sentence.
+def _death() -> DataError:
+    return DataError(
+        "a process that read data died",
+        "the system kills processes when memory is short: use fewer --workers, and run again to go on",
+    )
 
-    Torch raises it out of a signal handler, wherever the main thread is by then; so this stands around all
-    work that goes on while batches are prepared.
-    """
+
+@contextlib.contextmanager
+def _deaths_told() -> Iterator[None]:
+    """The death of a worker process becomes a sentence where its batches are fetched."""
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+        if isinstance(error, RuntimeError) and _DIED not in str(error):
             raise
-        raise DataError(
-            "a process that read data died",
-            "the system kills processes when memory is short: use fewer --workers, and run again to go on",
-        ) from error
+        raise _death() from error
+
+
+def _tell_of_deaths() -> None:
+    """The death of a worker process becomes a sentence wherever the main thread is by then.
+
+    Torch's handler of SIGCHLD raises a RuntimeError there, which whatever runs just then, a writer or the
+    model, could take for its own; a DataError it cannot.
+    """
+    inner = signal.getsignal(signal.SIGCHLD)
+    ours = isinstance(inner, _DeathTeller)
+    if ours or not callable(inner) or threading.current_thread() is not threading.main_thread():
+        return
+    signal.signal(signal.SIGCHLD, _DeathTeller(inner))
+
+
+class _DeathTeller:
+    """A handler of SIGCHLD around torch's own."""
+
+    def __init__(self, inner: Callable[[int, FrameType | None], Any]) -> None:
+        self.inner = inner
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        with _deaths_told():
+            self.inner(signum, frame)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sslcli.data.source import Split
-from sslcli.data.stream import deaths_told, stream
+from sslcli.data.stream import stream
 from sslcli.errors import DataError, GraphError
 from sslcli.reference import describe
 from sslcli.training.task import Task, classification, is_constant
@@ -61,10 +61,9 @@ def measure(
     with mode(model, training=False), torch.no_grad():
         batches = torch.split(torch.arange(len(split)), batch_size)
         mine = [part for indices in batches if len(part := indices[world.rank :: world.size])]
-        with deaths_told():
-            for number, batch in enumerate(stream(split, mine)):
-                with data_fit(first=number == 0):
-                    sums += _batch_sums(model, task, to_device(batch, device))
+        for number, batch in enumerate(stream(split, mine)):
+            with data_fit(first=number == 0):
+                sums += _batch_sums(model, task, to_device(batch, device))
     loss, metric, varied = world.sum(sums).tolist()
     metrics = {task.metric_name: metric / len(split), "loss": loss / len(split)}
     return Evaluation(metrics, len(split), constant=varied == 0 and len(split) > 1)
@@ -81,7 +80,7 @@ def data_fit(*, first: bool) -> Iterator[None]:
         if "deterministic implementation" in str(error):
             what = f"an operator has no deterministic form on this device ({describe(error)})"
             raise GraphError(what, "leave --deterministic out") from error
-        if not first or "allocate memory" in str(error) or "DataLoader worker" in str(error):
+        if not first or "allocate memory" in str(error):
             raise
         raise DataError(
             f"the model does not run on the data ({describe(error)})",

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from sslcli.data.source import DataSource
-from sslcli.data.stream import deaths_told
 from sslcli.graph.groups import GroupSet
 from sslcli.options.training import TrainOptions
 from sslcli.sparsity.penalty import WeightedSet
@@ -135,7 +134,6 @@ def fit(
     with (
         torch_settings_kept(run.device, options.deterministic),
         requests() as asked,
-        deaths_told(),
         mode(model, training=True),
         mode(teacher or nn.Identity(), training=False),
     ):

@@ -1,10 +1,15 @@
+import multiprocessing
+import os
+import signal
 import textwrap
+import time
 
 import pytest
 import torch
 
 from sslcli.data import load_data, stream
 from sslcli.errors import DataError
+from sslcli.files import write_errors
 
 NOISY = """
     import random
@@ -91,6 +96,21 @@ def test_worker_processes_give_the_same_batches(factory):
         for workers in (0, 2)
     )
     assert all(torch.equal(first[0], second[0]) for first, second in zip(alone, helped, strict=True))
+
+
+def test_a_worker_that_dies_while_a_file_is_written_is_no_fault_of_the_file(factory, tmp_path):
+    """Torch tells of it out of a signal handler; whoever runs by then must not take it for its own."""
+    reference = factory("def make(): return Noisy(20), Noisy(5)")
+    batches = stream(load_data(reference, workers=1).split("train"), torch.arange(20).split(2))
+    next(batches)
+
+    def write():
+        with write_errors(tmp_path / "file", RuntimeError):
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+            time.sleep(60)  # the handler ends it
+
+    with pytest.raises(DataError, match="a process that read data died"):
+        write()
 
 
 def test_mean_and_std_are_applied_where_given(factory):
