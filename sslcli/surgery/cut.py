@@ -116,7 +116,7 @@ def keep(facets: list[Tensor], alive: Tensor) -> Kept:
         for axis in range(facet.dim()):
             if facet.shape[axis] == 1:
                 continue
-            rows = living.movedim(axis, 0).reshape(facet.shape[axis], -1).any(1)
+            rows = living.movedim(axis, 0).flatten(1).any(1) if facet.dim() > 1 else living
             if axis in result:
                 rows &= torch.zeros_like(rows).index_fill_(0, result[axis], 1)
             if not bool(rows.all()) or axis in result:

@@ -56,8 +56,9 @@ def shrink(found: Cut) -> Shrunk:
         )
     folded = fold(found)
     rewriter = Rewriter(found)
+    read = _read(rewriter)
     for old in found.structure.nodes:
-        if old.op == "call_function" and found.is_needed(old):
+        if old.op == "call_function" and old in read:
             _rewrite(rewriter, old, folded)
     inputs = set(rewriter.program.inputs)
     for old in found.structure.nodes:
@@ -75,6 +76,35 @@ def shrink(found: Cut) -> Shrunk:
     weights = {name: tensor for name, tensor in rewriter.weights.items() if name in present}
     program = rebuild(rewriter.program, rewriter.graph, weights)
     return Shrunk(program, kept, {name: shape for name, shape in added.items() if name in present})
+
+
+def _read(rewriter: Rewriter) -> set[fx.Node]:
+    """Every node that the result will hold.
+
+    Not only those that are needed: an operand that nobody needs is read still where it is joined to one that
+    is made of the same units.
+    """
+    found, read = rewriter.found, set[fx.Node]()
+    for node in reversed(found.structure.nodes):
+        if node.op != "output" and not found.is_needed(node) and node not in read:
+            continue
+        read.add(node)
+        for operand in _operands(rewriter, node):
+            if not is_tensor(operand) or 0 not in found.size(operand):
+                read.add(operand)
+    return read
+
+
+def _operands(rewriter: Rewriter, node: fx.Node) -> list[fx.Node]:
+    """The nodes that a node will read."""
+    if kind_of(node) not in ("cat", "stack"):
+        return node.all_input_nodes
+    arguments = bind(node)
+    dim = arguments["dim"] % len(shape_of(node))
+    if kind_of(node) == "cat":
+        return _joined(rewriter, node, arguments["tensors"], dim)
+    kept = rewriter.kept(node).get(dim)
+    return [arguments["tensors"][i] for i in (range(shape_of(node)[dim]) if kept is None else kept.tolist())]
 
 
 def _rewrite(rewriter: Rewriter, old: fx.Node, folded: Folded) -> None:
@@ -140,7 +170,7 @@ def _new_bias(rewriter: Rewriter, old: fx.Node, value: Tensor, axis: int) -> Non
 def _cat(rewriter: Rewriter, old: fx.Node) -> None:
     arguments = bind(old)
     dim = arguments["dim"] % len(shape_of(old))
-    tensors = _joined(rewriter, old, arguments["tensors"], dim)
+    tensors = _operands(rewriter, old)
     if len(tensors) == 1:
         rewriter.new[old].replace_all_uses_with(rewriter.new[tensors[0]])
         rewriter.new[old] = rewriter.new[tensors[0]]
@@ -163,9 +193,8 @@ def _joined(rewriter: Rewriter, old: fx.Node, tensors: list[fx.Node], dim: int) 
 def _stack(rewriter: Rewriter, old: fx.Node) -> None:
     arguments = bind(old)
     dim = arguments["dim"] % len(shape_of(old))
-    kept = rewriter.kept(old).get(dim)
-    if kept is not None:
-        tensors = [rewriter.new[arguments["tensors"][place]] for place in kept.tolist()]
+    if dim in rewriter.kept(old):
+        tensors = [rewriter.new[tensor] for tensor in _operands(rewriter, old)]
         rewriter.replace(old, aten.stack.default, (tensors, dim))
 
 

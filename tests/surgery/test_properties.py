@@ -9,7 +9,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -327,6 +327,7 @@ def a_target_is_met_exactly(prove, network, share):
 
 
 @common(25)
+@example(network=([Upsampled, Activation, Pool, Reorder, Concat, Split], "mean", 201338))  # joined, unneeded
 @given(network=networks)
 def test_random_zeros_are_removed_exactly(prove, network):
     zeros_are_removed_exactly(prove, network)
