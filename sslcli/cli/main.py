@@ -123,11 +123,25 @@ def _run(terminal: Terminal, args: Sequence[str] | None) -> int:
 
 
 def _forget_traces() -> None:
-    """Empty torch's cache of fake operations, which holds the symbols of every network that was traced."""
-    if "torch._subclasses.fake_tensor" in sys.modules:
-        from torch._subclasses.fake_tensor import FakeTensorMode
+    """Empty torch's caches of what it traced: fake operations, symbols, and the source texts of graphs.
 
-        FakeTensorMode.cache_clear()
+    A process that runs command after command would keep those of every network.
+    """
+    if "sslcli.graph.trace" not in sys.modules:
+        return
+    import linecache
+
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+    from torch.fx.graph_module import _loader
+
+    FakeTensorMode.cache_clear()
+    for member in vars(ShapeEnv).values():
+        if hasattr(member, "cache_clear"):
+            member.cache_clear()
+    for name in _loader.eval_cache:
+        linecache.cache.pop(name, None)
+    _loader.eval_cache.clear()
 
 
 def _fail(terminal: Terminal, sentence: str, code: int) -> int:

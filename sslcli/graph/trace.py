@@ -168,7 +168,21 @@ def _exported(
             if isinstance(x, torch.Tensor) and x.dim() and x.shape[0] == batch:
                 collection[x] = {0: axis}
         shapes = collection.dynamic_shapes(model, args, kwargs)
-    return torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+    return _released(torch.export.export(model, args, kwargs, dynamic_shapes=shapes))
+
+
+def _released(exported: ExportedProgram) -> ExportedProgram:
+    """Without the inputs that export keeps for its guards.
+
+    They hold the symbols that hold them, through C++ where Python's collector cannot follow, so that the
+    symbols of every network ever traced would stay in memory.
+    """
+    for node in exported.graph.nodes:
+        environment = getattr(getattr(node.meta.get("val"), "fake_mode", None), "shape_env", None)
+        if environment is not None:
+            environment.tracked_fakes = []
+            break
+    return exported
 
 
 def _program(

@@ -171,3 +171,29 @@ def test_the_package_can_be_run_as_a_module():
         [sys.executable, "-m", "sslcli", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("sslcli, version ")
+
+
+TRACES_KEPT = """
+import gc
+from sslcli.cli.main import main
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.fx.graph_module import _loader
+for _ in range(4):
+    words = "prune arch:mlp --arch-arg hidden=[4] --target macs=0.5 -o small.pt2 --force -q"
+    assert main(words.split()) == 0
+    gc.collect()
+    print("kept", sum(type(thing) is ShapeEnv for thing in gc.get_objects()), len(_loader.eval_cache))
+"""
+
+
+def test_a_command_leaves_nothing_of_what_it_traced(tmp_path):
+    """Torch's caches, and a cycle through C++, would keep the symbols and sources of every trace.
+
+    In a process of its own, since pytest keeps what is logged, and torch logs its symbols.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", TRACES_KEPT], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    kept = [line for line in done.stdout.splitlines() if line.startswith("kept")]
+    assert len(kept) == 4
+    assert len(set(kept[1:])) == 1, kept  # not of the one before: the first command finds empty caches
