@@ -17,6 +17,7 @@ from sslcli.errors import OutputError
 
 _NO_SPACE_BYTES = 1 << 16
 # What write(2) and fsync(2) report without naming a file.
+_LARGEST_TEXT = 64 << 20
 _WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 
@@ -70,6 +71,30 @@ def check_writable(path: Path) -> None:
         raise OutputError(f"the folder {path.parent} does not exist", "create it or choose another output")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"the folder {path.parent} is not writable", "choose another output")
+
+
+def check_own_text(path: Path, beginning: re.Pattern[bytes], what: str, *, force: bool = False) -> None:
+    """Refuse to write a text where a file stands that is no such text of an earlier run.
+
+    Args:
+        path: the file to write.
+        beginning: what all such texts begin with.
+        what: the kind of text, for the sentence.
+        force: replace whatever stands there.
+
+    Raises:
+        OutputError: it could not be written, or what stands there is something else.
+    """
+    check_writable(path)
+    if force or not path.is_file() or path.stat().st_size == 0:
+        return
+    try:
+        with path.open("rb") as stream:
+            ours = beginning.match(stream.read(_LARGEST_TEXT))
+    except OSError as error:
+        raise output_error(path, error) from error
+    if not ours:
+        raise OutputError(f"{path} exists and is not {what}", "name another file, or move this one away")
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -28,6 +29,9 @@ _COLUMNS = (
     "speedup_low",
     "speedup_high",
 )
+# What tables that were written before begin with.
+CSV_BEGINS = re.compile(",".join(_COLUMNS[:6]).encode())
+MARKDOWN_BEGINS = re.compile(rb"### \w+, \d+ threads?, batch \d+\n")
 
 
 def to_csv(comparison: Comparison) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any, Literal
 
 import click
 
-from sslcli.cli.depfile import files_of_request, user_modules, write_depfile
+from sslcli.cli.depfile import RULE, files_of_request, user_modules, write_depfile
 from sslcli.cli.flags import Option, field_options, given, usage_error
 from sslcli.cli.show import is_first_process, show
 from sslcli.cli.terminal import Terminal
-from sslcli.files import check_writable
+from sslcli.files import check_own_text
 from sslcli.options.common import Options
 from sslcli.options.steps import STEPS, groups, settings
 from sslcli.options.validation import OptionsError
@@ -210,22 +211,24 @@ def _depfile_option() -> Option:
     )
 
 
+_RESULT = re.compile(rb'\{\s*"schema": "sslcli/')
 _COMMON_NAMES = {"output", "force", "json", "dry_run", "depfile", "verbose", "quiet"}
 
 
 def _common(ctx: click.Context, parameters: Mapping[str, Any]) -> Common:
     terminal = ctx.find_object(Terminal) or Terminal()
     terminal.configure(-1 if parameters["quiet"] else parameters["verbose"])
+    force = bool(parameters.get("force"))
     if parameters["json"] not in (None, "-"):
-        check_writable(Path(parameters["json"]))
+        check_own_text(Path(parameters["json"]), _RESULT, "a result of sslcli", force=force)
     depfile, output = parameters.get("depfile"), parameters.get("output")
     if depfile is not None:
         if output is None and parameters["json"] in (None, "-"):
             raise click.UsageError("--depfile needs a target; name a file with -o or --json", ctx)
-        check_writable(depfile)
+        check_own_text(depfile, RULE, "a list of what was read", force=force)
     return Common(
         output=output,
-        force=bool(parameters.get("force")),
+        force=force,
         json=parameters["json"],
         dry_run=parameters["dry_run"],
         depfile=depfile,

@@ -7,6 +7,7 @@ Files of the user's own code count with all modules of theirs that it imported.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ from sslcli.options.steps import Settings
 from sslcli.pipeline.request import Request
 from sslcli.recipe.model import Recipe
 from sslcli.reference import is_file_reference
+
+# A list that was written here before: a rule, an empty line, and empty rules.
+RULE = re.compile(rb"[^\n]+: [^\n]*\n\n(?:[^\n]+:\n)*\Z")
 
 _MOST_FILES = 100_000  # of an image folder; above, the folder itself stands for them
 

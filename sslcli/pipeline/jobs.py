@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sslcli.errors import GateError
-from sslcli.files import atomic_output, check_writable
+from sslcli.files import atomic_output, check_own_text
 from sslcli.pipeline import results
 from sslcli.pipeline.inputs import (
     choose_device,
@@ -64,11 +64,13 @@ def evaluate(request: Request, observers: Observers = ()) -> results.EvaluateRes
 def bench(request: Request, observers: Observers = ()) -> results.BenchResult:
     """Time the base against the others; models that are not ONNX are exported first, as they are."""
     from sslcli.bench.public import bench as time_models
+    from sslcli.bench.tables import CSV_BEGINS, MARKDOWN_BEGINS
     from sslcli.pipeline.earlier import read_earlier, since
 
     chosen = request.settings.step
-    for name in filter(None, (chosen.csv, chosen.markdown)):
-        check_writable(Path(name))
+    for name, beginning in ((chosen.csv, CSV_BEGINS), (chosen.markdown, MARKDOWN_BEGINS)):
+        if name is not None:
+            check_own_text(Path(name), beginning, "a table of sslcli bench", force=request.force)
     old = read_earlier(chosen) if chosen.compare else None
     has_base = chosen.baseline and chosen.baseline != request.source
     sources = [*([chosen.baseline] if has_base else []), request.source, *request.others]

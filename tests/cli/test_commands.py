@@ -286,3 +286,27 @@ def test_a_glob_that_matches_nothing_is_found_before_anything_is_trained(tmp_pat
     assert main([*arguments, str(recipe), *out]) == 3
     message = f"Error: {recipe}:6: the glob 'convo1' matches no layer with filter groups in step 'sparse'; "
     assert capfd.readouterr().err == message + "did you mean 'conv1'?\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect", "arch:mlp", "--arch-arg", "hidden=[4]", "--json", "mine"],
+        ["inspect", "arch:mlp", "--arch-arg", "hidden=[4]", "--json", "x", "--depfile", "mine"],
+        ["bench", "a.onnx", "--budget", "0.1", "--layers", "none", "--csv", "mine"],
+        ["bench", "a.onnx", "--budget", "0.1", "--layers", "none", "--markdown", "mine"],
+    ],
+)
+def test_a_side_output_replaces_only_its_own_kind(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if words[0] == "bench":
+        assert main(["export", "arch:mlp", "--arch-arg", "hidden=[4]", "-o", "a.onnx", "-q"]) == 0
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"PK\x03\x04 a checkpoint: \n")
+    assert main([*words, "-q"]) == 9
+    assert "mine exists and is not" in capsys.readouterr().err
+    assert mine.read_bytes() == b"PK\x03\x04 a checkpoint: \n"
+    mine.write_bytes(b"")
+    for _ in range(2):
+        assert main([*words, "-q"]) == 0
+    assert mine.stat().st_size > 0
