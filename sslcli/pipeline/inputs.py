@@ -123,7 +123,7 @@ def load_data(
     if name is None:
         raise UsageError("no data set is named", "name it with --data")
     mean, std = normalization(options, record)
-    return data.load_data(
+    source = data.load_data(
         name,
         root=options.data_root,
         mean=mean,
@@ -133,6 +133,21 @@ def load_data(
         input_shape=input_shape,
         workers=options.workers,
     )
+    if name.startswith("imagefolder:"):
+        _warn_of_assumptions(source, shape=input_shape is None, values=mean is None)
+    return source
+
+
+def _warn_of_assumptions(source: DataSource, *, shape: bool, values: bool) -> None:
+    """Say what nobody said of the images of a folder: a model that saw them otherwise answers at random."""
+    sizes = "x".join(str(size) for size in source.input_shape)
+    norm = source.normalization
+    assumed = [f"are resized to {sizes}; --input-shape says otherwise"] if shape else []
+    if values and norm is not None:
+        mean, std = (",".join(f"{value:g}" for value in values) for values in (norm.mean, norm.std))
+        assumed.append(f"are normalised by --mean {mean} --std {std}; give those of the model's training")
+    for what in assumed:
+        logging.getLogger(__name__).warning("the images of %s %s", source.name, what)
 
 
 def normalization(

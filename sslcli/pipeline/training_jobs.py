@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,9 @@ def _run(request: Request, observers: Observers, method: Callable[..., TrainResu
             inputs.warn_of(loaded, request.source)
         source = inputs.load_data(chosen.data, loaded.record, chosen.run.seed, inputs.input_shape_of(loaded))
         task = load_task(chosen.step.task)
+        before = _measured(loaded.model, source, "validation", task)
+        if world.writes and not request.source.startswith("arch:"):
+            _warn_of_chance(before, source, request.source)
         with _nearest_kept(request, loaded, source, world):
             trained = method(
                 loaded.model,
@@ -89,7 +93,7 @@ def _run(request: Request, observers: Observers, method: Callable[..., TrainResu
                 identity={"threads": str(chosen.run.threads)},
                 world=world,
             )
-        return _finished(request, loaded, source, trained, task, world)
+        return _finished(request, loaded, source, trained, before, task, world)
 
 
 def _finished(
@@ -97,6 +101,7 @@ def _finished(
     loaded: Checkpoint,
     source: DataSource,
     trained: TrainResult,
+    before: dict[str, float],
     task: Task | None,
     world: World,
 ) -> TrainingResult:
@@ -118,7 +123,7 @@ def _finished(
         epochs=fit.epochs,
         steps=fit.steps,
         seconds=fit.seconds,
-        before=_measured(loaded.model, source, "validation", task),
+        before=before,
         metrics=metrics,
         zero_groups={name: list(counts) for name, counts in fit.zero_groups.items()},
         strengths=dict(fit.strengths),
@@ -151,6 +156,17 @@ def _measured(model: Any, source: DataSource, split: str, task: Task | None) -> 
 
     samples = getattr(source, split)
     return {} if samples is None or len(samples) == 0 else evaluate(model, task, samples)
+
+
+def _warn_of_chance(before: dict[str, float], source: DataSource, name: str) -> None:
+    """A checkpoint that guesses has most likely been trained on inputs of another scale or size."""
+    accuracy, classes = before.get("accuracy"), len(source.classes)
+    if accuracy is not None and classes > 1 and accuracy <= 1.1 / classes:
+        logging.getLogger(__name__).warning(
+            "%s is no better than chance on %s (%.2f %% of %d classes): check --mean, --std, --input-shape "
+            "and the order of the classes",
+            *(name, source.name, 100 * accuracy, classes),
+        )
 
 
 def _record(

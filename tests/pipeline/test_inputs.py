@@ -3,6 +3,7 @@ import torch
 
 from sslcli import checkpoint
 from sslcli.checkpoint import Record
+from sslcli.cli.main import main
 from sslcli.errors import DataError, DeviceError, ModelError, UsageError
 from sslcli.options.common import DataOptions, ModelOptions, RunOptions
 from sslcli.pipeline.inputs import choose_device, load_data, load_model, normalization, threads
@@ -109,3 +110,49 @@ def test_the_data_tell_that_inputs_are_token_numbers(tmp_path):
     loaded = load_model(f"arch:{arch.arch}", arch, 0, options(data=f"{tmp_path}/net.py:data"))
     assert (loaded.example[0].dtype, loaded.example[0].shape) == (torch.int64, (2, 5))
     assert loaded.model(*loaded.example).shape == (2, 2)
+
+
+@pytest.fixture
+def images(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for split in ("train", "test"):
+        for label, value in (("dark", 10), ("light", 250)):
+            folder = tmp_path / "images" / split / label
+            folder.mkdir(parents=True)
+            for number in range(10):
+                image.new("RGB", (12, 12), (value, value, value)).save(folder / f"{number}.png")
+    return f"imagefolder:{tmp_path / 'images'}"
+
+
+def test_what_is_assumed_of_image_folders_is_said(images, caplog):
+    load_data(options(data=images), Record(), 0, None)
+    assert "are resized to 3x224x224; --input-shape" in caplog.text
+    assert "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225" in caplog.text
+    caplog.clear()
+    load_data(options(data=images, mean=[0, 0, 0], std=[1, 1, 1]), Record(), 0, (3, 8, 8))
+    assert caplog.text == ""
+
+
+GUESSING = """
+from torch import nn
+def make():
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    nn.init.ones_(net[2].weight)
+    net[2].weight.data[0] = -1
+    nn.init.zeros_(net[2].bias)
+    net[2].bias.data[1] = -3 * {middle}
+    net[2].bias.data[0] = 3 * {middle}
+    return net
+"""
+
+
+@pytest.mark.parametrize(("middle", "guesses"), [(0.5, False), (50, True)])
+def test_a_checkpoint_that_guesses_is_told_of(images, middle, guesses, tmp_path, monkeypatch, capsys):
+    """The net tells dark from light around ``middle`` of the inputs' values."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(GUESSING.format(middle=middle))
+    words = f"--input-shape 3,8,8 --data {images} --mean 0,0,0 --std 1,1,1 --max-steps 1 --lr 1e-9"
+    assert main(["train", "arch:net.py:make", *words.split(), "-o", "a.pt2"]) == 0
+    assert "no better than chance" not in capsys.readouterr().err
+    assert main(f"train a.pt2 --data {images} --max-steps 1 -o b.pt2".split()) == 0
+    assert ("a.pt2 is no better than chance" in capsys.readouterr().err) == guesses
