@@ -41,7 +41,9 @@ class PruneOptions(Options):
         description="GLOB=FRACTION: at most this fraction of a layer's filters goes; repeats; default: 1.",
     )
     min_width: Positive = Field(1, description="Filters that every layer keeps at least, for a target.")
-    align: Positive = Field(1, description="Round the filters that are left up to a multiple, for a target.")
+    align: Positive = Field(
+        1, description="Round the filters that a layer keeps up to a multiple; CPU kernels like 8 and 16."
+    )
     fold: bool = Field(True, description="Let the next bias take up the constants of removed channels.")
     recalibrate: Annotated[int, Field(ge=0)] = Field(
         0, description="Batches of training data that the batch norms' statistics are computed anew from."

@@ -7,7 +7,7 @@ grouped convolutions) can only bring units back, so the result is exact whatever
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,13 +78,22 @@ def taken(array: Tensor, kept: Kept) -> Tensor:
     return array
 
 
-def cut(structure: Structure, weights: Mapping[str, Tensor], *, fold: bool = True) -> Cut:
+def cut(
+    structure: Structure,
+    weights: Mapping[str, Tensor],
+    *,
+    fold: bool = True,
+    align: int = 1,
+    filters: Sequence[Tensor] = (),
+) -> Cut:
     """Find what to keep of a network at the given weights.
 
     Args:
         structure: from ``graph.analyse``.
         weights: every parameter, buffer and constant by name.
         fold: let readers take up the constants of what is removed.
+        align: each layer keeps a multiple of this of its filters, dead ones among them, if it has as many.
+        filters: for ``align``, the units of each layer's filters (-1: none).
     """
     values = Values(structure, weights)
     needs = Needs(values, fold=fold)
@@ -101,11 +110,26 @@ def cut(structure: Structure, weights: Mapping[str, Tensor], *, fold: bool = Tru
     while True:
         before = int(alive.sum())
         merges = {f.node: _merge(structure, f, alive) for f in needs.foldings if not f.uniform}
+        _round_up(structure, alive, filters, align)
         close(structure, alive)
         if int(alive.sum()) == before:
             break
     kept = {node: [keep(facets, alive) for facets in several] for node, several in structure.facets.items()}
     return Cut(structure, values, needs, alive, kept, merges)
+
+
+def _round_up(structure: Structure, alive: Tensor, filters: Sequence[Tensor], align: int) -> None:
+    """Let dead filters live where a layer would keep a number of them that kernels do not like."""
+    units = structure.units
+    for rows in filters if align > 1 else ():
+        if bool((rows < 0).any()):
+            continue
+        roots = units.find(rows)
+        dead = torch.unique(roots[~alive[roots]])
+        missing = -int(alive[roots].sum()) % align
+        if missing <= len(dead) and bool(alive[roots].any()):
+            alive[dead[:missing]] = True
+    alive |= alive[units.find(torch.arange(units.count))]
 
 
 def keep(facets: list[Tensor], alive: Tensor) -> Kept:

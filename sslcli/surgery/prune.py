@@ -15,12 +15,13 @@ from sslcli.graph.groups import GroupSet, find_groups, matches
 from sslcli.graph.module import TracedModule
 from sslcli.graph.normalise import normalise
 from sslcli.graph.program import Program
+from sslcli.graph.readers import readers
 from sslcli.graph.slots import Structure, analyse
 from sslcli.graph.trace import trace
 from sslcli.plan import Plan
 from sslcli.plan.probe import make_probe
 from sslcli.surgery.choose import Limits, choose
-from sslcli.surgery.cut import count, cut
+from sslcli.surgery.cut import Cut, count, cut
 from sslcli.surgery.measure import Layer, group_norms, layers, packed_macs
 from sslcli.surgery.shrink import STORED, Shrunk, shrink
 from sslcli.surgery.verify import agreement
@@ -99,7 +100,7 @@ def prune(
         keep: globs of layers that lose no filter.
         limit: glob -> the largest fraction of a layer's filters that a target may take.
         min_width: filters that every layer keeps, under a target.
-        align: filters that are left are rounded up to a multiple, under a target.
+        align: the filters that are left of a layer are rounded up to a multiple, where it has as many.
         scores: importance of every element of a parameter by name, for a target; default: its square.
         fold: let later biases take up the constants of removed channels.
 
@@ -125,8 +126,8 @@ def prune(
         limits = Limits(tuple(keep), dict(limit or {}), min_width, align)
         found = choose(structure, zeroing, target, limits, scores, fold=fold)
     else:
-        found = cut(structure, zeroing.weights, fold=fold)
-    passes, small = _until_nothing_goes(shrink(found), fold=fold)
+        found = _cut(structure, zeroing.weights, fold=fold, align=align)
+    passes, small = _until_nothing_goes(shrink(found), fold=fold, align=align)
     shrunk = passes[-1]
     _check_target(structure, small, target)
     proof = agreement(program, zeroing.weights, shrunk.program, shrunk.program.weights())
@@ -187,14 +188,19 @@ def _check_target(structure: Structure, small: Structure, target: Mapping[str, f
             )
 
 
-def _until_nothing_goes(first: Shrunk, *, fold: bool) -> tuple[list[Shrunk], Structure]:
+def _cut(structure: Structure, weights: Mapping[str, Tensor], *, fold: bool, align: int) -> Cut:
+    filters = [layer.rows for layer in readers(structure)] if align > 1 else []
+    return cut(structure, weights, fold=fold, align=align, filters=filters)
+
+
+def _until_nothing_goes(first: Shrunk, *, fold: bool, align: int) -> tuple[list[Shrunk], Structure]:
     """Shrink again where a tensor has become a stored value.
 
     Until then it held in place what it is added to, multiplied with or joined to; more may go afterwards.
     """
     passes, small = [first], analyse(first.program)
     while any(STORED.search(name) for name in passes[-1].added):
-        again = shrink(cut(small, small.program.weights(), fold=fold))
+        again = shrink(_cut(small, small.program.weights(), fold=fold, align=align))
         if not again.kept:
             break
         passes.append(again)

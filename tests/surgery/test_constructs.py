@@ -958,3 +958,19 @@ def test_plans_compose_where_one_group_of_a_grouped_convolution_was_left():
         weights["0.weight"][0], weights["0.bias"][0] = 0, 0
     twice = sslcli.prune(once.model, example)
     assert once.plan.then(twice.plan).kept["1.weight"][1] == [[2, 3]]
+
+
+@pytest.mark.parametrize(("alive", "align", "left"), [(5, 4, 8), (8, 4, 8), (11, 8, 11), (5, 1, 5)])
+def test_rounding_up_keeps_dead_filters_to_a_multiple(prove, alive, align, left):
+    """Of 12 filters some are alive; 16, which 11 would be rounded up to, there are not."""
+
+    def forward(net, x):
+        return net.last(net.second(net.first(x).relu()).relu().mean((2, 3)))
+
+    net = prove.net(forward, first=nn.Conv2d(3, 12, 3), second=nn.Conv2d(12, 6, 3), last=nn.Linear(6, 2))
+    dead = list(range(alive, 12))
+    prove.zero(net, ("first.weight", 0, dead), ("first.bias", 0, dead))
+    result = prove(net, image(), threshold=0.0, align=align)
+    kept = {} if left == 12 else {0: list(range(left))}
+    assert prove.kept(result)["first.weight"] == kept
+    assert prove.kept(result)["second.weight"] == {1: list(range(left))}

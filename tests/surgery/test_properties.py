@@ -334,6 +334,17 @@ def test_random_zeros_are_removed_exactly(prove, network):
 
 
 @common(10)
+@given(network=networks, align=st.sampled_from([2, 4]))
+def test_rounded_up_is_still_exact(prove, network, align):
+    """Dead filters that are kept for the kernels' sake; a result is rounded already."""
+    net, example = made(prove, network)
+    zero_at_random(net, random.Random(network[2]))
+    assume(not is_constant(net, example))
+    once = prove(net, example, threshold=0.0, align=align, tolerance=1e-9)
+    assert prove.kept(prove(once.model, example, threshold=0.0, align=align, tolerance=1e-9)) == {}
+
+
+@common(10)
 @given(network=networks, share=st.sampled_from([0.5, 0.7, 0.9]))
 def test_a_target_gives_the_masked_original(prove, network, share):
     a_target_is_met_exactly(prove, network, share)
