@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sslcli.errors import InputError, PlanError
+from sslcli.errors import InputError, PlanError, TargetError
 from sslcli.files import atomic_output, lock_output, read_bounded
 from sslcli.options.common import DataOptions, ModelOptions, RunOptions
 from sslcli.options.steps import Settings
 from sslcli.pipeline import inputs, results
-from sslcli.pipeline.outputs import check_output, planned
+from sslcli.pipeline.outputs import check_output, nearest_path, planned
 from sslcli.pipeline.request import Request
 from sslcli.pipeline.shape import as_row, shape_of_model, shape_of_onnx
 from sslcli.pipeline.tasks import load_task
@@ -32,26 +32,33 @@ Observers = Sequence[Callable[[Any], None]]
 def prune(request: Request, observers: Observers = ()) -> results.PruneResult:
     """Remove groups, prove the result, save it and its plan, and read it back."""
     from sslcli import checkpoint
+    from sslcli.surgery.prune import UnreachableError
     from sslcli.surgery.prune import prune as remove
 
     output, chosen = check_output(request), request.settings
-    with lock_output(output, [plan_path(output)]), inputs.threads(chosen.run.threads):
+    with lock_output(output, [plan_path(output), nearest_path(output)]), inputs.threads(chosen.run.threads):
         loaded = inputs.load_model(request.source, chosen.model, chosen.run.seed, chosen.data)
         source = _data(request, loaded)
         options = chosen.step
-        pruned = remove(
-            loaded.model,
-            loaded.example,
-            threshold=options.threshold,
-            target=options.target or None,
-            structures=options.structures,
-            keep=options.keep,
-            limit=options.limit,
-            min_width=options.min_width,
-            align=options.align,
-            scores=_scores(request, loaded, source),
-            fold=options.fold,
-        )
+        try:
+            pruned = remove(
+                loaded.model,
+                loaded.example,
+                threshold=options.threshold,
+                target=options.target or None,
+                structures=options.structures,
+                keep=options.keep,
+                limit=options.limit,
+                min_width=options.min_width,
+                align=options.align,
+                scores=_scores(request, loaded, source),
+                fold=options.fold,
+            )
+        except UnreachableError as error:
+            path = nearest_path(output)
+            record = _pruned_record(request, loaded, error.nearest)
+            checkpoint.save(error.nearest.model, path, example=error.nearest.example, record=record)
+            raise TargetError(error.what, f"{error.hint}; the nearest model is {path}") from error
         if options.recalibrate:
             _recalibrate(pruned.model, _needed(source), options.recalibrate, request)
         record = _pruned_record(request, loaded, pruned)

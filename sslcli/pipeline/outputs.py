@@ -50,6 +50,11 @@ def check_output(request: Request) -> Path:
     return path
 
 
+def nearest_path(output: Path) -> Path:
+    """Where the nearest model is kept if a target is missed."""
+    return output.with_name(f"{output.stem}.nearest.pt2")
+
+
 def planned(request: Request) -> Planned:
     """What ``--dry-run`` says: the checks are made, the work is not."""
     if request.output is not None:

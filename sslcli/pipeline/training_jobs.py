@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sslcli.errors import OutputError, TargetError
 from sslcli.files import lock_output
 from sslcli.pipeline import inputs
-from sslcli.pipeline.outputs import check_output
+from sslcli.pipeline.outputs import check_output, nearest_path
 from sslcli.pipeline.request import Request
 from sslcli.pipeline.results import TrainingResult
 from sslcli.pipeline.shape import shape_of_model
@@ -50,11 +50,6 @@ def metrics_path(output: Path) -> Path:
     """Where the course of a run is kept: beside the output, ``metrics.jsonl`` in a step's own folder."""
     name = "metrics.jsonl" if output.name == "model.pt2" else f"{output.stem}.metrics.jsonl"
     return output.with_name(name)
-
-
-def nearest_path(output: Path) -> Path:
-    """Where the nearest model is kept if a target is missed."""
-    return output.with_name(f"{output.stem}.nearest.pt2")
 
 
 def _run(request: Request, observers: Observers, method: Callable[..., TrainResult]) -> TrainingResult:

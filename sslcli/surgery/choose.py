@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
-from sslcli.errors import TargetError
 from sslcli.graph.groups import matches
 from sslcli.graph.ops import bind, factors, is_tensor, kind_of
 from sslcli.graph.readers import Reader, readers
@@ -63,6 +62,8 @@ def choose(
 ) -> Cut:
     """Set the least important units to zero until what is left meets the target; return the cut.
 
+    Where the target cannot be met, all that may go is taken.
+
     Args:
         structure: the network.
         zeroing: weights to work on; what is chosen is set to zero there and noted.
@@ -70,9 +71,6 @@ def choose(
         limits: what may not be taken.
         scores: importance of every element by parameter; default: its square.
         fold: let later biases take up the constants of removed channels.
-
-    Raises:
-        TargetError: even with all that may go, more would be left.
     """
     layers = readers(structure)
     scored = importance(structure, layers, zeroing.weights, scores)
@@ -88,7 +86,7 @@ def choose(
         found = _set_to_zero(structure, layers, trial, taken, fold)
         left = count(found, structure)
         over = {name: getattr(left, name) / budget[name] for name in budget}
-        if max(over.values()) <= 1:
+        if max(over.values()) <= 1 or all(bool(taken[candidate.units].all()) for candidate in order):
             break
         aim = {name: aim[name] / max(over[name], 1.0) * 0.999 for name in aim}
     zeroing.weights, zeroing.slices, zeroing.blocks = trial.weights, trial.slices, trial.blocks
@@ -132,7 +130,7 @@ def _fewest(
     budget: Mapping[str, float],
     align: int,
 ) -> Tensor:
-    """Bool by unit: the shortest run of candidates that leaves no more than the budget."""
+    """Bool by unit: the shortest run of candidates that leaves no more than the budget, or all of them."""
 
     def fits(length: int) -> bool:
         left = _sizes(structure, _taken(structure, layers, order[:length], align))
@@ -140,15 +138,7 @@ def _fewest(
 
     low, high = 0, len(order)
     if not fits(high):
-        left = _sizes(structure, _taken(structure, layers, order, align))
-        whole = count(None, structure)
-        shares = ", ".join(
-            f"{name} {getattr(left, name) / max(getattr(whole, name), 1):.3f}" for name in budget
-        )
-        raise TargetError(
-            f"the target cannot be reached: with all that may go removed, {shares} would be left",
-            "raise the target, or let go of --keep, --limit, --min-width",
-        )
+        return _taken(structure, layers, order, align)
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(middle) else (middle + 1, high)

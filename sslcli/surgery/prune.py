@@ -71,6 +71,18 @@ class PruneResult:
     example: Any
 
 
+class UnreachableError(TargetError):
+    """A target that pruning cannot meet.
+
+    Attributes:
+        nearest: what comes nearest: all that may go is removed.
+    """
+
+    def __init__(self, what: str, hint: str, nearest: PruneResult) -> None:
+        super().__init__(what, hint)
+        self.nearest = nearest
+
+
 def prune(
     model: nn.Module,
     example: Any,
@@ -106,7 +118,7 @@ def prune(
 
     Raises:
         GraphError: nothing would be left, or the network cannot be traced.
-        TargetError: the target cannot be reached.
+        UnreachableError: with all that may go removed, more than the target is left.
         VerificationError: the result computes something else than the masked original.
     """
     if threshold is not None and threshold < 0:
@@ -129,14 +141,15 @@ def prune(
         found = _cut(structure, zeroing.weights, fold=fold, align=align)
     passes, small = _until_nothing_goes(shrink(found), fold=fold, align=align)
     shrunk = passes[-1]
-    _check_target(structure, small, target)
     proof = agreement(program, zeroing.weights, shrunk.program, shrunk.program.weights())
     result = TracedModule(shrunk.program)
     result.train(model.training)
     plan = _plan(program, owned, zeroing, passes, result)
     report = _report(structure, zeroing.weights, small, proof.max_abs_error, proof.max_rel_error)
     inputs = shrunk.program.example
-    return PruneResult(result, plan, report, inputs[0] if inputs else example)
+    pruned = PruneResult(result, plan, report, inputs[0] if inputs else example)
+    _check_target(structure, small, target, pruned)
+    return pruned
 
 
 def _check_globs(structure: Structure, globs: Sequence[str]) -> None:
@@ -175,16 +188,20 @@ def _small_biases(zeroing: Zeroing, found: GroupSet, chosen: Tensor, threshold: 
             zeroing.slice(name, 0, torch.nonzero(small).reshape(-1))
 
 
-def _check_target(structure: Structure, small: Structure, target: Mapping[str, float] | None) -> None:
+def _check_target(
+    structure: Structure, small: Structure, target: Mapping[str, float] | None, pruned: PruneResult
+) -> None:
     if not target:
         return
     before, after = count(None, structure), count(None, small)
     for name, fraction in target.items():
         left = getattr(after, name) / max(getattr(before, name), 1)
         if left > fraction + 1e-9:
-            raise TargetError(
-                f"the target {name}={fraction:g} cannot be reached; {left:.3f} would be left",
-                "raise the target, or let go of --keep, --limit, --min-width",
+            raise UnreachableError(
+                f"the target {name}={fraction:g} cannot be reached; with all that may go removed, "
+                f"{left:.3f} would be left",
+                "raise the target, or let go of --keep, --limit, --min-width, --align",
+                pruned,
             )
 
 

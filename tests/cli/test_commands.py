@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+import sslcli
 from sslcli import checkpoint
 from sslcli.cli.main import main
 from sslcli.models import create
@@ -310,3 +311,14 @@ def test_a_side_output_replaces_only_its_own_kind(words, tmp_path, monkeypatch, 
     for _ in range(2):
         assert main([*words, "-q"]) == 0
     assert mine.stat().st_size > 0
+
+
+def test_a_target_that_pruning_cannot_meet_keeps_the_nearest_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["prune", "arch:lenet", "--target", "macs=0.0001", "-o", "small.pt2"]) == 5
+    said = capsys.readouterr().err
+    assert "would be left" in said
+    assert "the nearest model is small.nearest.pt2" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.nearest.pt2"]
+    nearest, _ = sslcli.load("small.nearest.pt2")
+    assert all(weight.shape[0] == 1 for name, weight in nearest.named_parameters() if name == "conv1.weight")
