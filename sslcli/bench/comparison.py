@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sslcli.bench.graphs import shaped_graph
+from sslcli.bench.graphs import ShapedGraph, shaped_graph
 from sslcli.bench.host import others_load, read_load, this_host
 from sslcli.bench.inputs import ModelSource, RunSettings, read_inputs, read_proto
 from sslcli.bench.layers import LayerPairs, match_layers
 from sslcli.bench.results import BenchedModel, Comparison, Protocol, Row
 from sslcli.bench.rows import layer_rows, whole_rows
 from sslcli.bench.unstructured import require_torch_device
+from sslcli.errors import InputError
 from sslcli.options.common import Provider
 
 _WHOLE_SHARE = 0.4
@@ -61,7 +62,7 @@ def compare(
     Raises:
         DeviceError: a provider is missing or did not run every node.
         ModelError: a model cannot be read or run.
-        InputError: a model does not take the batch size.
+        InputError: a model does not take the batch size, or other inputs than the base.
         UsageError: no layer matches ``layers``.
     """
     models = [base, *others]
@@ -80,6 +81,7 @@ def compare(
         input_shape=input_shape,
     )
     graphs = [shaped_graph(model, general) for model in models]
+    _require_same_inputs(graphs, labels)
     pairs, notes = ([], []) if layers is None else match_layers(graphs[0], graphs[1:], layers)
     share = _WHOLE_SHARE if pairs else 1.0
     before = read_load()
@@ -113,6 +115,27 @@ def label_models(models: Sequence[ModelSource]) -> list[str]:
     long = [str(model) if name in repeated else name for name, model in zip(names, models, strict=True)]
     again = {name for name, count in Counter(long).items() if count > 1}
     return [f"{name} ({i})" if name in again else name for i, name in enumerate(long)]
+
+
+def _require_same_inputs(graphs: Sequence[ShapedGraph], labels: Sequence[str]) -> None:
+    """Times of models that take different inputs say nothing about each other."""
+    taken = [_input_sizes(graph) for graph in graphs]
+    for sizes, label in zip(taken[1:], labels[1:], strict=True):
+        if sizes != taken[0]:
+            raise InputError(
+                f"{labels[0]} takes inputs of {_sizes(taken[0])}, {label} of {_sizes(sizes)}",
+                "compare models that do the same work",
+            )
+
+
+def _input_sizes(graph: ShapedGraph) -> list[tuple[int, ...]]:
+    """The shapes of the inputs without the batch axis, whatever their names and order."""
+    shapes = (item.type.tensor_type.shape.dim[1:] for item in read_inputs(graph.proto))
+    return sorted(tuple(dim.dim_value for dim in dims) for dims in shapes)
+
+
+def _sizes(shapes: Sequence[tuple[int, ...]]) -> str:
+    return " and ".join("x".join(map(str, shape)) or "one number" for shape in shapes) or "nothing"
 
 
 def own_batch_size(model: ModelSource) -> int:

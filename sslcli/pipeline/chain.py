@@ -44,10 +44,11 @@ def run(recipe: Recipe, folder: Path, observers: Observers = SILENT, *, force: b
     Raises:
         RecipeError: a value that only now turned out wrong, with its line.
         SslcliError: what a step failed of; the steps before it are kept.
-        OutputError: another run works in ``folder``.
+        OutputError: another run works in ``folder``, or it holds other things than a run.
     """
     started = time.monotonic()
     _check_present(recipe)
+    _require_run_folder(recipe, folder, force)
     make_folder(folder)
     with lock_output(folder / "run", (folder / "run.json", folder / "report.html")):
         if force or any(step.state != "cached" for step in plan_run(recipe, folder).steps):
@@ -69,6 +70,17 @@ def run(recipe: Recipe, folder: Path, observers: Observers = SILENT, *, force: b
             failure=failure,
         )
         return _reported(result, folder)
+
+
+def _require_run_folder(recipe: Recipe, folder: Path, force: bool) -> None:
+    """A run is not strewn among somebody's files: its folder is new, empty, or that of a run."""
+    ours = {"run.json", ".run.lock", *(step.id for step in recipe.steps)}
+    there = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    if there and not force and not there & ours:
+        raise OutputError(
+            f"{folder} is not empty and holds no run of this recipe",
+            "name another folder with -o, or give --force to write into this one",
+        )
 
 
 def plan_run(recipe: Recipe, folder: Path, *, force: bool = False) -> RunResult:

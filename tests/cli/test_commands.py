@@ -322,3 +322,9 @@ def test_a_target_that_pruning_cannot_meet_keeps_the_nearest_model(tmp_path, mon
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small.nearest.pt2"]
     nearest, _ = sslcli.load("small.nearest.pt2")
     assert all(weight.shape[0] == 1 for name, weight in nearest.named_parameters() if name == "conv1.weight")
+
+
+def test_models_that_take_different_inputs_are_not_compared(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", "arch:mlp", "arch:resnet20", "--fail-under", "0.01", "--budget", "0.1"]) == 3
+    assert "arch:mlp takes inputs of 1x28x28, arch:resnet20 of 3x32x32" in capsys.readouterr().err

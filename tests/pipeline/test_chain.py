@@ -1,6 +1,7 @@
 """The chain with jobs that only write: what runs, what is cached, what is told."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,22 @@ def run(tmp_path, calls):
 
 def states(result):
     return {step.id: step.state for step in result.steps}
+
+
+def test_a_run_is_not_strewn_among_other_files(run, calls, tmp_path):
+    folder = tmp_path / "runs" / "r"
+    folder.mkdir(parents=True)
+    run()  # into an empty folder
+    run()  # and into that of a run
+    (folder / "run.json").unlink()
+    run()  # also where it was killed
+    for entry in list(folder.iterdir()):
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    (folder / "photo.png").touch()
+    with pytest.raises(OutputError, match="holds no run of this recipe"):
+        run()
+    assert [entry.name for entry in folder.iterdir()] == ["photo.png"]
+    run(force=True)
 
 
 def test_steps_run_in_turn_on_what_they_need(run, calls, tmp_path):
