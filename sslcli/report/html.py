@@ -31,6 +31,7 @@ class RunPage:
     layers: page_tables.Grid | None
     steps: page_tables.Grid
     host: dict[str, str]
+    origin: str = ""
     costs: list[Figure] = field(default_factory=list)
     network: network.Drawing | None = None
     maps: list[Figure] = field(default_factory=list)
@@ -95,6 +96,7 @@ def _page(run: Run, prefix: str, draw: bool) -> RunPage:
         layers=page_tables.layers(run),
         steps=page_tables.steps(run),
         host=page_tables.host(run),
+        origin=page_tables.origin(run),
     )
     if draw:
         page.costs.extend(figures.accuracy_over_macs([run], prefix))

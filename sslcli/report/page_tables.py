@@ -112,7 +112,7 @@ def layers(run: Run) -> Grid | None:
 
 
 def steps(run: Run) -> Grid:
-    """What was run, with the options that the recipe states."""
+    """What was run, with the options that the recipe or the command line states."""
     rows = [
         [
             str(step["id"]),
@@ -125,6 +125,15 @@ def steps(run: Run) -> Grid:
         for step in run.steps
     ]
     return Grid(("step", "command", "needs", "state", "time", "options"), rows, left=6)
+
+
+def origin(run: Run) -> str:
+    """When the work was done and from which seeds, as its records say it; empty where they do not."""
+    days = [date.replace("T", " ").removesuffix("+00:00") for date in run.dates]
+    said = [f"Made {' to '.join(dict.fromkeys((days[0], days[-1])))} UTC"] if days else []
+    if run.seeds:
+        said.append(f"seed{'s' if len(run.seeds) > 1 else ''} {', '.join(map(str, run.seeds))}")
+    return ", ".join(said)
 
 
 def host(run: Run) -> dict[str, str]:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from sslcli.errors import InputError
+from sslcli.report import page_tables
 from sslcli.report.gathered import gathered
 from sslcli.report.html import write_report
 from sslcli.report.runs import read_run
@@ -74,6 +75,32 @@ def test_the_start_model_is_the_first_row_and_each_row_has_what_others_measured(
     assert rows["dense-onnx"]["latency_ms"] == 2.0
     assert (rows["small-pt2"]["speedup"], rows["small-pt2"]["error"]) == (2.0, 0.25)
     assert rows["sparse-pt2"]["error"] == 0.5
+
+
+MADE = {
+    "command": "sslcli prune build/sparse.pt2 -o build/small.pt2 --seed 4", "options": {"seed": 4}, "seed": 4,
+    "created": "2026-01-02T03:04:05+00:00",
+}  # fmt: skip
+
+
+def test_the_page_of_single_results_names_their_commands_dates_and_seeds(folder, tmp_path):
+    (folder / "small.pt2.json").write_text(json.dumps({**RESULTS["small.pt2"], "made": MADE}))
+    speed = {**RESULTS["a-speed"], "comparison": {"created": "2026-01-02T04:00:00+00:00"}}
+    (folder / "a-speed.json").write_text(json.dumps(speed))
+    run = read_run(folder)
+    assert run.commands == {"small-pt2": MADE["command"]}
+    assert run.given["small-pt2"] == {"seed": 4}
+    assert page_tables.origin(run) == "Made 2026-01-02 03:04:05 to 2026-01-02 04:00:00 UTC, seed 4"
+    write_report(folder, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert MADE["command"] in text
+    assert "<td>seed: 4</td>" in text
+    assert page_tables.origin(run) in text
+
+
+def test_results_of_older_versions_have_a_page_without_dates(folder):
+    run = read_run(folder)
+    assert (run.command, run.commands, page_tables.origin(run)) == ("", {}, "")
 
 
 def test_a_failed_gate_is_on_the_page(folder, tmp_path):

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from sslcli.errors import GateError, InputError
+from sslcli.pipeline import results
 from sslcli.report import figures
 from sslcli.report.html import write_report
 from sslcli.report.page_tables import wilson
@@ -99,6 +100,17 @@ def test_layers_steps_host_and_command_are_there(page):
     for words in ("19 of 50", "60 of 500", "8.12 %", "12.20x", 'target: {"macs": 0.5}', "a processor"):
         assert words in page.words
     assert "sslcli run recipes/demo.yaml" in page.words
+
+
+def test_the_exact_command_of_the_run_is_there(write_run, tmp_path):
+    made = results.Made(
+        "sslcli run recipes/demo.yaml --set dense.epochs=2", {}, 5, "2026-01-02T03:04:05+00:00"
+    )
+    write_report(write_run(tmp_path / "demo", made=made), tmp_path / "report.html")
+    words = Page((tmp_path / "report.html").read_text()).words
+    assert made.command in words
+    assert "sslcli run recipes/demo.yaml" not in words
+    assert "Made 2026-01-02 03:04:05 UTC, seed 5" in words
 
 
 def test_the_same_run_gives_the_same_page(folder, tmp_path):
