@@ -306,6 +306,9 @@ class ModelRow:
         metric: what another task than classification measures on the test set, by name.
         latency_ms: median of the whole model, where it was timed.
         speedup: over the first model timed, with its interval.
+        onnx: the step that wrote the model as ONNX; the one that was timed, where there are several.
+        onnx_bytes: the size of that file.
+        tested: the step whose file the test figures are of, where that is not the model itself.
     """
 
     id: str
@@ -320,6 +323,9 @@ class ModelRow:
     speedup_low: float | None = None
     speedup_high: float | None = None
     metric: dict[str, float] = field(default_factory=dict)
+    onnx: str | None = None
+    onnx_bytes: int | None = None
+    tested: str | None = None
 
 
 @dataclass(frozen=True)

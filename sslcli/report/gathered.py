@@ -103,19 +103,29 @@ def _models(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return name
 
     by_output = {Path(output).name: step["id"] for step in steps for output in step["outputs"]}
-    tested: dict[str, Json] = {}
+    tested: dict[str, tuple[Json, str]] = {}
     timed: dict[str, Json] = {}
+    files = {maker(step["id"]): step for step in steps if _is_onnx(step)}
     for step in steps:
         result = step["result"]
         if step["uses"] == "evaluate" and step["needs"] and result.get("split") == "test":
-            tested[maker(step["needs"][0])] = result["metrics"]
+            tested[maker(step["needs"][0])] = result["metrics"], step["needs"][0]
         elif step["uses"] == "bench":
             for row in result["rows"]:
                 name = by_output.get(Path(result["models"].get(row["name"], row["name"])).name, row["name"])
                 timed[maker(name)] = row
+                if name in makers and _is_onnx(makers[name]):
+                    files[maker(name)] = makers[name]  # the one that the latency is of
         elif (result.get("metrics") or {}).get("test"):
-            tested.setdefault(step["id"], result["metrics"]["test"])
-    return [_row(step, tested.get(step["id"], {}), timed.get(step["id"], {})) for step in _rows(steps)]
+            tested.setdefault(step["id"], (result["metrics"]["test"], step["id"]))
+    return [
+        _row(step, tested.get(step["id"], ({}, step["id"])), timed.get(step["id"], {}), files.get(step["id"]))
+        for step in _rows(steps)
+    ]
+
+
+def _is_onnx(step: Json) -> bool:
+    return step["uses"] == "export" and any(Path(output).suffix == ".onnx" for output in step["outputs"])
 
 
 def _rows(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -124,10 +134,9 @@ def _rows(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [*first, *(step for step in steps if step["uses"] in ("train", "regularize", "prune"))]
 
 
-def _row(step: Json, tested: Json, times: Json) -> dict[str, Any]:
-    result = step["result"]
-    shape = result.get("shape") or {}
-    path = Path(step["outputs"][0])
+def _row(step: Json, tests: tuple[Json, str], times: Json, exported: Json | None) -> dict[str, Any]:
+    tested, tested_as = tests
+    shape = step["result"].get("shape") or {}
     return {
         "id": step["id"],
         "error": 1 - tested["accuracy"] if "accuracy" in tested else None,
@@ -135,13 +144,22 @@ def _row(step: Json, tested: Json, times: Json) -> dict[str, Any]:
         "macs": shape.get("macs") or 0,
         "macs_packed": shape.get("macs_packed") or 0,
         "params": shape.get("params") or 0,
-        "size_bytes": result.get("size_bytes") or (path.stat().st_size if path.is_file() else 0),
+        "size_bytes": _size(step),
         "latency_ms": times.get("median_ms"),
         "speedup": times.get("speedup"),
         "speedup_low": times.get("speedup_low"),
         "speedup_high": times.get("speedup_high"),
         "metric": {name: value for name, value in tested.items() if name not in ("accuracy", "loss")},
+        "onnx": None if exported is None else exported["id"],
+        "onnx_bytes": None if exported is None else _size(exported),
+        "tested": None if tested_as == step["id"] else tested_as,
     }
+
+
+def _size(step: Json) -> int:
+    """What the command said of its file, or the file itself says."""
+    path = Path(step["outputs"][0])
+    return int(step["result"].get("size_bytes") or (path.stat().st_size if path.is_file() else 0))
 
 
 def _command(result: Json) -> str:

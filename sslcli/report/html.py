@@ -108,19 +108,23 @@ def _page(run: Run, prefix: str, draw: bool) -> RunPage:
 
 
 def _network(run: Run, notices: list[str]) -> network.Drawing | None:
-    """The graph of the first model that is there as a whole, with what the last one kept."""
-    files = [run.model_file(model["id"]) for model in run.models]
-    first = next((path for path in files if path.is_file()), None)
-    if first is None or len(run.models) < 2:
+    """The graph of the first model that can be read, with what the last one kept."""
+    files = _saved_files(run)
+    if not files or len(run.models) < 2:
         return None
     from sslcli import checkpoint
     from sslcli.graph.trace import trace
 
-    try:
-        loaded = checkpoint.load(first)
-        parts = network.parts_of(trace(loaded.model, loaded.example))
-    except SslcliError as error:  # the page says so and goes on
-        notices.append(f"No picture of the network: {error.what}.")
+    parts, problems = None, []
+    for path in files.values():
+        try:
+            loaded = checkpoint.load(path)
+            parts = network.parts_of(trace(loaded.model, loaded.example))
+            break
+        except SslcliError as error:  # another model may do; if none does, the page says so and goes on
+            problems.append(error)
+    if parts is None:
+        notices.append(f"No picture of the network: {problems[0].what}.")
         return None
     if len(parts) > network.MOST_BOXES:
         notices.append(f"The network has {len(parts)} parts, too many for a picture.")
@@ -129,18 +133,25 @@ def _network(run: Run, notices: list[str]) -> network.Drawing | None:
 
 
 def _with_maps(page: RunPage, prefix: str) -> RunPage:
-    made = [model["id"] for model in page.run.models if page.run.model_file(model["id"]).is_file()]
-    if not made:
+    files = _saved_files(page.run)
+    if not files:
         return page
+    last = list(files)[-1]
     try:
-        maps, left_out = figures.matrix_maps(page.run.model_file(made[-1]), prefix)
+        maps, left_out = figures.matrix_maps(files[last], prefix)
     except SslcliError as error:  # the model needs its owner's code: the page says so and goes on
-        page.notices.append(f"No pictures of the weights of {made[-1]}: {error.what}.")
+        page.notices.append(f"No pictures of the weights of {last}: {error.what}.")
         return page
     page.maps.extend(maps)
     if left_out:
         page.notices.append(f"The {left_out} smallest convolutions are not pictured.")
     return page
+
+
+def _saved_files(run: Run) -> dict[str, Path]:
+    """The saved models that are there, by their steps; ONNX files hold no network that could be traced."""
+    files = {str(model["id"]): run.model_file(model["id"]) for model in run.models}
+    return {name: path for name, path in files.items() if path.suffix == ".pt2" and path.is_file()}
 
 
 def _environment() -> dict[str, str]:

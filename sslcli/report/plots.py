@@ -57,7 +57,7 @@ def scatter(name: str, groups: Mapping[str, Sequence[tuple[float, float, str]]],
             axes.plot(across, up, color=colour, label=run, linestyle="", marker="o", markersize=6)
             for x, y, label in points:
                 axes.annotate(label, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
-        axes.set(xlabel="MACs left, % of the first model", ylabel="test accuracy, %")
+        axes.set(xlabel="MACs left (packed), % of the first model", ylabel="test accuracy, %")
         axes.margins(x=0.15, y=0.2)
         if len(groups) > 1:
             axes.legend(loc="lower right")
