@@ -79,6 +79,7 @@ def render_page(runs: Sequence[Run]) -> str:
         title=", ".join(run.name for run in runs),
         pages=[_page(run, f"run{number}", draw) for number, run in enumerate(runs, 1)],
         comparison=figures.accuracy_over_macs(runs, "all") if draw and len(runs) > 1 else [],
+        side_by_side=page_tables.side_by_side(runs),
         can_draw=draw,
         version=sslcli.__version__,
         made_with=_environment(),

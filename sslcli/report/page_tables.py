@@ -87,6 +87,26 @@ def models(run: Run) -> Grid:
     return Grid(heads, rows)
 
 
+def side_by_side(runs: Sequence[Run]) -> Grid:
+    """The first and the last model of each run, one table for all."""
+    rows = []
+    for run in runs:
+        name = metric_name(run.models)
+        for model in dict.fromkeys([0, len(run.models) - 1]) if run.models else ():
+            row = run.models[model]
+            rows.append(
+                [
+                    run.name,
+                    str(row["id"]),
+                    " ".join(filter(None, [name if name != "error" else "", _quality(row, name)])),
+                    numbers.count(row["macs"]),
+                    "" if row["latency_ms"] is None else numbers.milliseconds(row["latency_ms"]),
+                    "" if row["speedup"] is None else numbers.speedup(row["speedup"]),
+                ]
+            )
+    return Grid(("run", "model", "test error", "MACs executed", "latency", "speedup"), rows, left=2)
+
+
 def layers(run: Run) -> Grid | None:
     """Each layer of the first model with what the last one kept of it, and its time; None without both."""
     if len(run.models) < 2:
@@ -207,9 +227,10 @@ def _accuracy_tile(run: Run) -> Tile | None:
 
 
 def _control_line(control: Json, after: Json, samples: int | None) -> str:
+    name = "control" if control["id"] == "control" else f"control {control['id']}"
     interval = f" (95 % interval {_span(control, samples)})" if samples else ""
     return (
-        f"control {control['id']}, trained without sparsity: {_accuracy(control)}{interval}; "
+        f"{name}, trained without sparsity: {_accuracy(control)}{interval}; "
         f"{after['id']} is {_points(control, after)} from it"
     )
 

@@ -96,6 +96,12 @@ def test_onnx_is_compared_with_onnx_and_each_file_is_named(folder):
     assert "saved model" not in str(page_tables.tiles(run))
 
 
+def test_the_size_of_a_file_beside_the_results_is_known_wherever_the_report_is_made(folder):
+    (folder / "sparse.pt2").write_bytes(bytes(123))
+    rows = {row["id"]: row for row in gathered(folder)["models"]}
+    assert rows["sparse-pt2"]["size_bytes"] == 123
+
+
 def test_a_saved_model_is_never_compared_with_an_onnx_file(folder):
     (folder / "small.onnx.json").unlink()
     assert not {"ONNX file", "saved model"} & {tile.label for tile in page_tables.tiles(read_run(folder))}
@@ -135,7 +141,7 @@ def test_the_page_of_single_results_names_their_commands_dates_and_seeds(folder,
     write_report(folder, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert MADE["command"] in text
-    assert "<td>seed: 4</td>" in text
+    assert ">seed: 4</td>" in text
     assert page_tables.origin(run) in text
 
 

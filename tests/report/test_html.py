@@ -127,7 +127,7 @@ def test_an_accuracy_is_good_or_bad_only_beyond_noise(run_result, errors, good):
 def test_the_control_has_a_line_of_its_own(run_result):
     lines = accuracy_tile(run_result, (0.01, 0.008, 0.005), ("train", ["baseline"])).details
     (line,) = (line for line in lines if "control" in line)
-    assert line.startswith("control control, trained without sparsity: 99.50 % (95 % interval ")
+    assert line.startswith("control, trained without sparsity: 99.50 % (95 % interval ")
     assert line.endswith("small is -0.30 points from it")
 
 
