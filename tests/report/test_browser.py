@@ -19,15 +19,15 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium is installe
 PROBE = """
 <script>
 addEventListener("load", async () => {
-  const pictures = [...document.querySelectorAll("image")].map(async picture => {
+  const pictures = [...document.querySelectorAll("image")].map(picture => new Promise(done => {
     const image = new Image();
+    image.onload = () => done(image.naturalWidth > 0);
+    image.onerror = () => done(false);
     image.src = picture.href.baseVal;
-    await image.decode();
-    return image.naturalWidth > 0;
-  });
-  const drawn = await Promise.all(pictures.map(promise => promise.catch(() => false)));
+  }));
+  const drawn = await Promise.all(pictures);
   const widths = svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
-  parent.postMessage(JSON.stringify({
+  top.document.title = JSON.stringify({
     wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
     pictures: drawn,
     text: Math.min(...[...document.querySelectorAll("figure svg text, .network text")].map(
@@ -43,23 +43,22 @@ addEventListener("load", async () => {
       .map(figure => figure.querySelectorAll("image").length),
     charts: [...document.querySelectorAll("figure svg")].map(svg => svg.getBoundingClientRect().width),
     background: getComputedStyle(document.body).backgroundColor,
-  }), "*");
+  });
 });
 </script>
 """
 
-# a browser's window cannot be as narrow as a phone, a frame in it can
+# A browser's window cannot be as narrow as a phone, a frame in it can. The frame's text stands in the page:
+# a frame of another file would be loaded by another process, for which --dump-dom does not wait.
 FRAME = """
-<title></title><script>addEventListener("message", event => document.title = event.data);</script>
-<iframe src="{page}" style="width: {width}px; height: 1600px; border: 0"></iframe>
+<title></title>
+<iframe srcdoc="{page}" style="width: {width}px; height: 1600px; border: 0"></iframe>
 """
 
 
 def seen(page, tmp_path, width, *flags):
-    probed = tmp_path / "probed.html"
-    probed.write_text(page.read_text() + PROBE)
     frame = tmp_path / "frame.html"
-    frame.write_text(FRAME.format(page=probed.name, width=width))
+    frame.write_text(FRAME.format(page=html.escape(page.read_text() + PROBE), width=width))
     command = [
         BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
         f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={max(width, 500)},1600",
