@@ -65,7 +65,9 @@ def _chosen(request: Request) -> dict[str, Options]:
     """The group of each option that is not at its default; a baseline is one of the models."""
     settings = request.settings
     groups: list[Options] = [settings.step, settings.model, settings.run]
-    if STEPS[request.command].data != "no":
+    # where nothing else says what an architecture takes, a sample of the data does
+    unknown_shape = settings.model.arch is not None and settings.model.input_shape is None
+    if STEPS[request.command].data != "no" or unknown_shape:
         groups.append(settings.data)
     found: dict[str, Options] = {}
     for group in groups:

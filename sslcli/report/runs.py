@@ -111,7 +111,7 @@ def read_run(folder: Path) -> Run:
             given[step["id"]] = recorded.get("given") or {}
             commands[step["id"]] = str(recorded.get("command") or "")
         elif made := _object(_object(step.get("result")).get("made")):
-            given[step["id"]] = made.get("options") or {}
+            given[step["id"]] = _object(made.get("options"))
             commands[step["id"]] = str(made.get("command") or "")
         records = read_course(place / "metrics.jsonl") or read_course(_course_beside(step, folder))
         if records:

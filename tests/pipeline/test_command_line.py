@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from sslcli.cli.main import main
+from sslcli.options.steps import settings
 from sslcli.pipeline import jobs
 from sslcli.pipeline.chain import _request
 from sslcli.pipeline.command_line import _scalar, command_line, made
+from sslcli.pipeline.request import Request
 from sslcli.pipeline.results import EvaluateResult
 from sslcli.recipe import load_recipe
 from sslcli.recipe.document import parse_value
@@ -71,6 +73,14 @@ def test_a_result_says_the_command_line_its_options_and_its_seed():
     assert signed.options["size_weights"] is False
     assert {"name": "shape", "match": "conv1", "strength": 1.5e-2} in signed.options["structures"]
     assert json.loads(json.dumps(signed.options)) == signed.options
+
+
+def test_data_that_say_what_an_architecture_takes_are_part_of_the_command_line():
+    chosen = settings("export", {"arch": "net.py:make_net", "data": "data.py:make_data"})
+    request = Request("export", "weights.pth", Path("dense.onnx"), chosen)
+    assert "--data data.py:make_data" in command_line(request)
+    shaped = replace(chosen, model=chosen.model.model_copy(update={"input_shape": (1, 8, 8)}))
+    assert "--data" not in command_line(replace(request, settings=shaped))
 
 
 def test_every_job_signs_its_result(monkeypatch):
