@@ -17,12 +17,12 @@ from sslcli.files import atomic_output, lock_output, output_error, remove_leftov
 from sslcli.options.common import ModelOptions
 from sslcli.options.steps import STEPS, Settings
 from sslcli.pipeline import cache, jobs
-from sslcli.pipeline.command_line import command_line
+from sslcli.pipeline.command_line import command_line, now, run_command_line
 from sslcli.pipeline.events import SILENT, Observers, StepEvent
 from sslcli.pipeline.globs import check_globs
 from sslcli.pipeline.presence import check_model, missing
 from sslcli.pipeline.request import Request
-from sslcli.pipeline.results import RunResult, StepOutcome
+from sslcli.pipeline.results import Made, RunResult, StepOutcome
 from sslcli.pipeline.summary import model_rows
 from sslcli.recipe.model import Recipe, Step
 from sslcli.recipe.read import REFERENCES
@@ -68,6 +68,7 @@ def run(recipe: Recipe, folder: Path, observers: Observers = SILENT, *, force: b
             steps=outcomes,
             models=models,
             failure=failure,
+            made=_made(recipe, folder),
         )
         return _reported(result, folder)
 
@@ -112,6 +113,11 @@ def _check_present(recipe: Recipe) -> None:
                     raise error
         except SslcliError as error:
             raise _located(recipe, step, error) from error
+
+
+def _made(recipe: Recipe, folder: Path) -> Made:
+    options = dict(setting.split("=", 1) for setting in recipe.overrides)
+    return Made(run_command_line(recipe, folder), {**options, **recipe.machine}, recipe.seed, now())
 
 
 def _reported(result: RunResult, folder: Path) -> RunResult:

@@ -1,11 +1,13 @@
-"""A request as the command line that asks for the same."""
+"""A request, or a whole recipe, as the command line that asks for the same."""
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from sslcli.errors import RecipeError
@@ -13,7 +15,9 @@ from sslcli.options.common import Options
 from sslcli.options.flags import flag_name
 from sslcli.options.steps import STEPS
 from sslcli.pipeline.request import Request
+from sslcli.pipeline.results import Made
 from sslcli.recipe.document import parse_value
+from sslcli.recipe.model import Recipe
 
 
 def command_line(request: Request) -> str:
@@ -26,18 +30,54 @@ def command_line(request: Request) -> str:
     words = ["sslcli", request.command, *sources]
     if request.output is not None:
         words += ["-o", str(request.output)]
-    groups: list[Options] = [chosen.step, chosen.model, chosen.run]
-    if STEPS[request.command].data != "no":
-        groups.append(chosen.data)
-    said: set[str] = {"baseline"}
+    for name, group in _chosen(request).items():
+        words += _flags(name, getattr(group, name))
+    return shlex.join(words)
+
+
+def run_command_line(recipe: Recipe, folder: Path) -> str:
+    """``sslcli run RECIPE --set KEY=VALUE ...``, with all that was changed in the recipe."""
+    words = ["sslcli", "run", str(recipe.file)]
+    if folder != Path("runs") / recipe.name:
+        words += ["-o", str(folder)]
+    for setting in recipe.overrides:
+        words += ["--set", setting]
+    for name, value in recipe.machine.items():
+        words += _flags(name, value)
+    return shlex.join(words)
+
+
+def made(request: Request) -> Made:
+    """Where a result of ``request`` comes from, done now."""
+    options = {
+        name: group.model_dump(mode="json", include={name}, exclude_none=True)[name]
+        for name, group in _chosen(request).items()
+    }
+    return Made(command_line(request), options, request.settings.run.seed, now())
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _chosen(request: Request) -> dict[str, Options]:
+    """The group of each option that is not at its default; a baseline is one of the models."""
+    settings = request.settings
+    groups: list[Options] = [settings.step, settings.model, settings.run]
+    # where nothing else says what an architecture takes, a sample of the data does
+    unknown_shape = settings.model.arch is not None and settings.model.input_shape is None
+    if STEPS[request.command].data != "no" or unknown_shape:
+        groups.append(settings.data)
+    found: dict[str, Options] = {}
     for group in groups:
         for name, field in type(group).model_fields.items():
             value = getattr(group, name)
-            if name in said or value is None or value == field.get_default(call_default_factory=True):
+            if name in found or name == "baseline" or value is None:
                 continue
-            said.add(name)
-            words += _flags(name, value)
-    return shlex.join(words)
+            if value != field.get_default(call_default_factory=True):
+                found[name] = group
+    return found
 
 
 def _flags(name: str, value: Any) -> Iterator[str]:

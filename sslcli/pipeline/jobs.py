@@ -6,6 +6,7 @@ A job loads, calls the library, saves, and says what came of it. Nothing is prin
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 from sslcli.errors import GateError
 from sslcli.files import atomic_output, check_own_text
 from sslcli.pipeline import results
+from sslcli.pipeline.command_line import made
 from sslcli.pipeline.inputs import (
     choose_device,
     input_shape_of,
@@ -163,12 +165,19 @@ def _write_tables(chosen: Any, comparison: Any) -> None:
                 temporary.write_text(text(comparison))
 
 
-JOBS: dict[str, Callable[[Request, Observers], Any]] = {
-    "train": train,
-    "regularize": regularize,
-    "prune": prune,
-    "export": export,
-    "inspect": inspect,
-    "evaluate": evaluate,
-    "bench": bench,
+Job = Callable[[Request, Observers], Any]
+
+
+def _signed(job: Job) -> Job:
+    """The job, whose result says by which command line, seed and when it was made."""
+
+    @functools.wraps(job)
+    def run(request: Request, observers: Observers = ()) -> Any:
+        return dataclasses.replace(job(request, observers), made=made(request))
+
+    return run
+
+
+JOBS: dict[str, Job] = {
+    job.__name__: _signed(job) for job in (train, regularize, prune, export, inspect, evaluate, bench)
 }

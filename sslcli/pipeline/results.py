@@ -13,6 +13,23 @@ from sslcli.errors import SslcliError
 
 
 @dataclass(frozen=True)
+class Made:
+    """How a result came about, as a reader needs it to repeat the work.
+
+    Attributes:
+        command: the command line that does the same.
+        options: those of it that are not at their defaults, by name.
+        seed: of every random choice.
+        created: when the work was done, in UTC, as ISO 8601 writes it.
+    """
+
+    command: str
+    options: dict[str, Any]
+    seed: int
+    created: str
+
+
+@dataclass(frozen=True)
 class Layer:
     """One layer with weights, as it stands: what is live, convolution groups added up.
 
@@ -76,6 +93,7 @@ class TrainingResult:
     history: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     shape: Shape | None = None
+    made: Made | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +117,7 @@ class PruneResult:
     notes: list[str] = field(default_factory=list)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     shape: Shape | None = None
+    made: Made | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +141,7 @@ class ExportResult:
     speedup: dict[str, float] | None = None
     explain: bool = False
     shape: Shape | None = None
+    made: Made | None = None
 
 
 @dataclass(frozen=True)
@@ -201,6 +221,7 @@ class BenchResult:
     comparison: dict[str, Any]
     earlier: Earlier | None = None
     failure: SslcliError | None = None
+    made: Made | None = None
 
 
 @dataclass(frozen=True)
@@ -219,6 +240,7 @@ class InspectResult:
     params: int
     layers: list[dict[str, Any]]
     details: dict[str, Any] = field(default_factory=dict)
+    made: Made | None = None
 
 
 @dataclass(frozen=True)
@@ -231,6 +253,7 @@ class EvaluateResult:
     samples: int
     metrics: dict[str, float]
     seconds: float
+    made: Made | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -283,6 +306,9 @@ class ModelRow:
         metric: what another task than classification measures on the test set, by name.
         latency_ms: median of the whole model, where it was timed.
         speedup: over the first model timed, with its interval.
+        onnx: the step that wrote the model as ONNX; the one that was timed, where there are several.
+        onnx_bytes: the size of that file.
+        tested: the step whose file the test figures are of, where that is not the model itself.
     """
 
     id: str
@@ -297,6 +323,9 @@ class ModelRow:
     speedup_low: float | None = None
     speedup_high: float | None = None
     metric: dict[str, float] = field(default_factory=dict)
+    onnx: str | None = None
+    onnx_bytes: int | None = None
+    tested: str | None = None
 
 
 @dataclass(frozen=True)
@@ -311,6 +340,7 @@ class RunResult:
     models: list[ModelRow] = field(default_factory=list)
     report: str | None = None
     failure: SslcliError | None = None
+    made: Made | None = None
 
 
 @dataclass(frozen=True)

@@ -17,29 +17,32 @@ def model_rows(recipe: Recipe, folder: Path, outcomes: Sequence[StepOutcome]) ->
     """One row for each step that made a model, the start of the chain first.
 
     An export of the recipe's own model has a row too: no step made that model, and all others are compared
-    with it. Latencies are those of the benched ONNX files, told of the model that was exported; errors on the
-    test set are those that a step reports of its own model, or an evaluate step of it.
+    with it. Latencies are those of the benched ONNX files, told of the model that was exported, whose row
+    names the file; errors on the test set are those that a step reports of its own model, or an evaluate step
+    of it.
     """
     results = {outcome.id: outcome.result for outcome in outcomes}
-    timed, tested = _timed(recipe, results), _tested(recipe, results)
+    timed, tested, files = _timed(recipe, results), _tested(recipe, results), _exported(recipe, outcomes)
     rows = []
     for outcome in outcomes:
         step = recipe.step(outcome.id)
         product = STEPS[step.uses].product
         if product == "model" or (product == "onnx" and not step.needs):
             shape = results[step.id].get("shape") or {}
-            rows.append(_row(step.id, shape, tested.get(step.id, {}), timed.get(step.id, {}), outcome))
+            tests, times = tested.get(step.id, ({}, None)), timed.get(step.id, {})
+            rows.append(_row(step.id, shape, tests, times, outcome, files.get(step.id)))
     return rows
 
 
 def _row(
     identifier: str,
     shape: Mapping[str, Any],
-    tested: Mapping[str, float],
+    tests: tuple[Mapping[str, float], str | None],
     times: Mapping[str, Any],
     outcome: StepOutcome,
+    exported: StepOutcome | None,
 ) -> ModelRow:
-    path = Path(outcome.outputs[0])
+    tested, tested_as = tests
     accuracy = tested.get("accuracy")
     return ModelRow(
         id=identifier,
@@ -48,25 +51,47 @@ def _row(
         macs=int(shape.get("macs", 0)),
         macs_packed=int(shape.get("macs_packed", 0)),
         params=int(shape.get("params", 0)),
-        size_bytes=path.stat().st_size if path.is_file() else 0,
+        size_bytes=_size(outcome),
         latency_ms=times.get("median_ms"),
         speedup=times.get("speedup"),
         speedup_low=times.get("speedup_low"),
         speedup_high=times.get("speedup_high"),
         metric={name: value for name, value in tested.items() if name not in ("accuracy", "loss")},
+        onnx=None if exported is None else exported.id,
+        onnx_bytes=None if exported is None else _size(exported),
+        tested=tested_as if tested_as != identifier else None,
     )
 
 
-def _tested(recipe: Recipe, results: Results) -> dict[str, dict[str, float]]:
-    """Metrics on the test set by the step whose model they are of."""
-    found: dict[str, dict[str, float]] = {}
+def _size(outcome: StepOutcome) -> int:
+    path = Path(outcome.outputs[0])
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _exported(recipe: Recipe, outcomes: Sequence[StepOutcome]) -> dict[str, StepOutcome]:
+    """By the step that made a model, the export of it that was timed; else the last one."""
+    timed = {
+        row["name"]
+        for outcome in outcomes
+        if outcome.uses == "bench"
+        for row in outcome.result.get("rows", [])
+    }
+    exports = [outcome for outcome in outcomes if STEPS[outcome.uses].product == "onnx"]
+    exports.sort(key=lambda outcome: outcome.id in timed)
+    return {_model_step(recipe, outcome.id): outcome for outcome in exports}
+
+
+def _tested(recipe: Recipe, results: Results) -> dict[str, tuple[dict[str, float], str | None]]:
+    """Metrics on the test set by the step whose model they are of, and the step whose file was measured."""
+    found: dict[str, tuple[dict[str, float], str | None]] = {}
     for step in recipe.steps:
         result = results.get(step.id, {})
         own = (result.get("metrics") or {}).get("test") if step.uses != "evaluate" else None
         if own:
-            found[step.id] = dict(own)
+            found[step.id] = dict(own), None
         elif step.uses == "evaluate" and step.needs and result.get("split") == "test":
-            found.setdefault(_model_step(recipe, step.needs[0]), dict(result["metrics"]))
+            measured = step.needs[0]
+            found.setdefault(_model_step(recipe, measured), (dict(result["metrics"]), measured))
     return found
 
 

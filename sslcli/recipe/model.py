@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -87,6 +88,8 @@ class Recipe:
     Attributes:
         name: the file's stem; outputs land in ``runs/NAME``.
         source: what names the start model on a command line (``arch:lenet``, ``weights.pth``).
+        overrides: ``KEY=VALUE`` of values that were changed when it was read.
+        machine: ``device`` and ``threads`` that were given to the steps that say none.
     """
 
     file: Path
@@ -97,6 +100,8 @@ class Recipe:
     data: DataOptions
     steps: tuple[Step, ...]
     document: Document
+    overrides: tuple[str, ...] = ()
+    machine: Mapping[str, object] = field(default_factory=dict)
 
     def step(self, identifier: str) -> Step:
         """The step of that id."""

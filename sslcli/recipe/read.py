@@ -63,7 +63,8 @@ def recipe_problems(
             found += [_within(("steps", index, "with"), problem) for problem in error.problems]
     if found:
         return None, _errors(document, found)
-    return _recipe(path, document, keys, steps), []
+    recipe = _recipe(path, document, keys, steps)
+    return replace(recipe, overrides=tuple(overrides), machine=dict(machine or {})), []
 
 
 def _recipe(path: Path, document: Document, keys: RecipeKeys, steps: list[Step]) -> Recipe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,20 @@ from sslcli.report.timings import compared, last_bench
 
 MOST_MAPS = 30
 MOST_CHANNELS = 256
+LIMIT = (
+    "The limit is arithmetic, MACs before over MACs after; a smaller matrix also takes less memory traffic "
+    "and may come to fit the cache, which can carry the speedup beyond it."
+)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with its caption."""
+    """A picture with its caption, and a second one in the same block where it has one."""
 
     title: str
     svg: Markup
     caption: str
+    second: Figure | None = None
 
 
 def can_draw() -> bool:
@@ -51,7 +56,7 @@ def accuracy_over_macs(runs: Sequence[Run], name: str) -> list[Figure]:
         f"{run}: " + ", ".join(f"{label} {y:.2f} % at {x:.1f} % of the MACs" for x, y, label in points)
         for run, points in groups.items()
     )
-    caption = "Test accuracy over the multiply-accumulates left. Up and to the left is better."
+    caption = "Test accuracy over the multiply-accumulates left (packed). Up and to the left is better."
     return [Figure("Accuracy over cost", Markup(plots.scatter(f"accuracy-{name}", groups, alt=alt)), caption)]
 
 
@@ -71,7 +76,7 @@ def what_is_left(run: Run, prefix: str) -> list[Figure]:
         return []
     alt = "MACs before and after: " + ", ".join(f"{name} {a:.1f} % to {b:.1f} %" for name, a, b in layers)
     counts = count(before["macs"]), count(after["macs_packed"])
-    caption = f"{before['id']} ({counts[0]} MACs) against {after['id']} ({counts[1]})."
+    caption = f"{before['id']} ({counts[0]} MACs) against {after['id']} ({counts[1]} packed)."
     svg = plots.left_bars(f"{prefix}-left", layers, alt=alt)
     return [Figure("Where the arithmetic was, and what is left", Markup(svg), caption)]
 
@@ -87,7 +92,8 @@ def layer_speedups(run: Run, prefix: str) -> list[Figure]:
     ]
     alt = "Speedups: " + ", ".join(f"{bar[0]} {speedup(bar[1])}" for bar in bars)
     provider = next(iter(rows.values()))["provider"]
-    caption = f"Measured on {provider}, each layer cut out of the model with its real shapes."
+    caption = f"Measured on {provider}, each layer cut out of the model with its real shapes. {LIMIT}"
+    caption = f"{caption} Thin lines are 95 % intervals, the marks the limits."
     svg = plots.speedup_bars(f"{prefix}-speedup", bars, alt=alt)
     return [Figure("Speedup of each layer", Markup(svg), caption)]
 
@@ -98,7 +104,7 @@ def training_curves(step: str, records: Sequence[Json], prefix: str) -> list[Fig
     figures = []
     for title, unit, lines, logarithmic in (
         ("loss", "loss", _series(records, ("loss", "penalty")), True),
-        ("accuracy", "% right on the validation split", _accuracy(records), False),
+        ("accuracy", "% right, validation", _accuracy(records), False),
         ("metric", "on the validation split", _other_metrics(records), False),
         ("zero groups", "% of the groups", _zero_groups(records), False),
         ("strengths", "strength", _mapped(records, "strengths"), False),
@@ -119,7 +125,7 @@ def training_curves(step: str, records: Sequence[Json], prefix: str) -> list[Fig
 
 
 def matrix_maps(path: Path, prefix: str) -> tuple[list[Figure], int]:
-    """For each convolution, the GEMM matrix and the learned filter shape.
+    """For each convolution, the GEMM matrix and, where its kernel has taps, the learned filter shape.
 
     Returns:
         The figures, and how many convolutions are not shown.
@@ -129,22 +135,22 @@ def matrix_maps(path: Path, prefix: str) -> tuple[list[Figure], int]:
     figures = []
     for layer, live in found.items():
         if layer in shown:
-            figures += _layer_maps(layer, live, f"{prefix}-{layer.replace('.', '-')}")
+            figures.append(_layer_map(layer, live, f"{prefix}-{layer.replace('.', '-')}"))
     return figures, len(found) - len(shown)
 
 
-def _layer_maps(layer: str, live: plots.Mask, prefix: str) -> list[Figure]:
+def _layer_map(layer: str, live: plots.Mask, prefix: str) -> Figure:
     words = masks.describe(live)
     matrix = live.reshape(live.shape[0], -1)
     svg = plots.gemm_map(f"{prefix}-gemm", matrix, alt=f"{layer} as a matrix: {words}")
     caption = f"{words}, {per_cent(float(matrix.any(1).mean() * matrix.any(0).mean()))} of its arithmetic."
-    figures = [Figure(f"{layer} as a matrix", Markup(svg), caption)]
+    figure = Figure(f"{layer} as a matrix", Markup(svg), caption)
     taps = live.any(0).reshape(live.shape[1], -1, live.shape[-1])
     if taps[0].size > 1 and len(taps) <= MOST_CHANNELS:
         svg = plots.shape_map(f"{prefix}-shape", taps, alt=f"Taps of {layer} that are left, a tile a channel")
         caption = "One tile per input channel: the taps of the kernel that some filter still uses."
-        figures.append(Figure(f"{layer}: learned filter shape", Markup(svg), caption))
-    return figures
+        figure = replace(figure, second=Figure(f"{layer}: learned filter shape", Markup(svg), caption))
+    return figure
 
 
 def _series(records: Sequence[Json], names: Sequence[str]) -> dict[str, list[Any]]:

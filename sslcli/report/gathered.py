@@ -36,7 +36,7 @@ def gathered(folder: Path) -> dict[str, Any] | None:
         "dry_run": False,
         "seconds": sum(step["seconds"] for step in steps),
         "steps": steps,
-        "models": _models(steps),
+        "models": _models(steps, folder),
         "report": None,
         "failure": failures[-1] if failures else None,
     }
@@ -93,7 +93,7 @@ def _step(name: str, result: Json, found: Mapping[str, Json]) -> dict[str, Any]:
     }
 
 
-def _models(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _models(steps: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """Rows of the models table: what makers report of their models, beside what others measured of them."""
     makers = {step["id"]: step for step in steps}
 
@@ -103,19 +103,35 @@ def _models(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return name
 
     by_output = {Path(output).name: step["id"] for step in steps for output in step["outputs"]}
-    tested: dict[str, Json] = {}
+    tested: dict[str, tuple[Json, str]] = {}
     timed: dict[str, Json] = {}
+    files = {maker(step["id"]): step for step in steps if _is_onnx(step)}
     for step in steps:
         result = step["result"]
         if step["uses"] == "evaluate" and step["needs"] and result.get("split") == "test":
-            tested[maker(step["needs"][0])] = result["metrics"]
+            tested[maker(step["needs"][0])] = result["metrics"], step["needs"][0]
         elif step["uses"] == "bench":
             for row in result["rows"]:
                 name = by_output.get(Path(result["models"].get(row["name"], row["name"])).name, row["name"])
                 timed[maker(name)] = row
+                if name in makers and _is_onnx(makers[name]):
+                    files[maker(name)] = makers[name]  # the one that the latency is of
         elif (result.get("metrics") or {}).get("test"):
-            tested.setdefault(step["id"], result["metrics"]["test"])
-    return [_row(step, tested.get(step["id"], {}), timed.get(step["id"], {})) for step in _rows(steps)]
+            tested.setdefault(step["id"], (result["metrics"]["test"], step["id"]))
+    return [
+        _row(
+            step,
+            tested.get(step["id"], ({}, step["id"])),
+            timed.get(step["id"], {}),
+            files.get(step["id"]),
+            folder,
+        )
+        for step in _rows(steps)
+    ]
+
+
+def _is_onnx(step: Json) -> bool:
+    return step["uses"] == "export" and any(Path(output).suffix == ".onnx" for output in step["outputs"])
 
 
 def _rows(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -124,10 +140,11 @@ def _rows(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [*first, *(step for step in steps if step["uses"] in ("train", "regularize", "prune"))]
 
 
-def _row(step: Json, tested: Json, times: Json) -> dict[str, Any]:
-    result = step["result"]
-    shape = result.get("shape") or {}
-    path = Path(step["outputs"][0])
+def _row(
+    step: Json, tests: tuple[Json, str], times: Json, exported: Json | None, folder: Path
+) -> dict[str, Any]:
+    tested, tested_as = tests
+    shape = step["result"].get("shape") or {}
     return {
         "id": step["id"],
         "error": 1 - tested["accuracy"] if "accuracy" in tested else None,
@@ -135,13 +152,23 @@ def _row(step: Json, tested: Json, times: Json) -> dict[str, Any]:
         "macs": shape.get("macs") or 0,
         "macs_packed": shape.get("macs_packed") or 0,
         "params": shape.get("params") or 0,
-        "size_bytes": result.get("size_bytes") or (path.stat().st_size if path.is_file() else 0),
+        "size_bytes": _size(step, folder),
         "latency_ms": times.get("median_ms"),
         "speedup": times.get("speedup"),
         "speedup_low": times.get("speedup_low"),
         "speedup_high": times.get("speedup_high"),
         "metric": {name: value for name, value in tested.items() if name not in ("accuracy", "loss")},
+        "onnx": None if exported is None else exported["id"],
+        "onnx_bytes": None if exported is None else _size(exported, folder),
+        "tested": None if tested_as == step["id"] else tested_as,
     }
+
+
+def _size(step: Json, folder: Path) -> int:
+    """What the command said of its file; or the file itself, where it was or beside the results, says."""
+    path = Path(step["outputs"][0])
+    found = next((place for place in (path, folder / path.name) if place.is_file()), None)
+    return int(step["result"].get("size_bytes") or (found.stat().st_size if found else 0))
 
 
 def _command(result: Json) -> str:

@@ -31,6 +31,7 @@ class RunPage:
     layers: page_tables.Grid | None
     steps: page_tables.Grid
     host: dict[str, str]
+    origin: str = ""
     costs: list[Figure] = field(default_factory=list)
     network: network.Drawing | None = None
     maps: list[Figure] = field(default_factory=list)
@@ -78,6 +79,7 @@ def render_page(runs: Sequence[Run]) -> str:
         title=", ".join(run.name for run in runs),
         pages=[_page(run, f"run{number}", draw) for number, run in enumerate(runs, 1)],
         comparison=figures.accuracy_over_macs(runs, "all") if draw and len(runs) > 1 else [],
+        side_by_side=page_tables.side_by_side(runs),
         can_draw=draw,
         version=sslcli.__version__,
         made_with=_environment(),
@@ -95,6 +97,7 @@ def _page(run: Run, prefix: str, draw: bool) -> RunPage:
         layers=page_tables.layers(run),
         steps=page_tables.steps(run),
         host=page_tables.host(run),
+        origin=page_tables.origin(run),
     )
     if draw:
         page.costs.extend(figures.accuracy_over_macs([run], prefix))
@@ -106,19 +109,23 @@ def _page(run: Run, prefix: str, draw: bool) -> RunPage:
 
 
 def _network(run: Run, notices: list[str]) -> network.Drawing | None:
-    """The graph of the first model that is there as a whole, with what the last one kept."""
-    files = [run.model_file(model["id"]) for model in run.models]
-    first = next((path for path in files if path.is_file()), None)
-    if first is None or len(run.models) < 2:
+    """The graph of the first model that can be read, with what the last one kept."""
+    files = _saved_files(run)
+    if not files or len(run.models) < 2:
         return None
     from sslcli import checkpoint
     from sslcli.graph.trace import trace
 
-    try:
-        loaded = checkpoint.load(first)
-        parts = network.parts_of(trace(loaded.model, loaded.example))
-    except SslcliError as error:  # the page says so and goes on
-        notices.append(f"No picture of the network: {error.what}.")
+    parts, problems = None, []
+    for path in files.values():
+        try:
+            loaded = checkpoint.load(path)
+            parts = network.parts_of(trace(loaded.model, loaded.example))
+            break
+        except SslcliError as error:  # another model may do; if none does, the page says so and goes on
+            problems.append(error)
+    if parts is None:
+        notices.append(f"No picture of the network: {problems[0].what}.")
         return None
     if len(parts) > network.MOST_BOXES:
         notices.append(f"The network has {len(parts)} parts, too many for a picture.")
@@ -127,18 +134,25 @@ def _network(run: Run, notices: list[str]) -> network.Drawing | None:
 
 
 def _with_maps(page: RunPage, prefix: str) -> RunPage:
-    made = [model["id"] for model in page.run.models if page.run.model_file(model["id"]).is_file()]
-    if not made:
+    files = _saved_files(page.run)
+    if not files:
         return page
+    last = list(files)[-1]
     try:
-        maps, left_out = figures.matrix_maps(page.run.model_file(made[-1]), prefix)
+        maps, left_out = figures.matrix_maps(files[last], prefix)
     except SslcliError as error:  # the model needs its owner's code: the page says so and goes on
-        page.notices.append(f"No pictures of the weights of {made[-1]}: {error.what}.")
+        page.notices.append(f"No pictures of the weights of {last}: {error.what}.")
         return page
     page.maps.extend(maps)
     if left_out:
         page.notices.append(f"The {left_out} smallest convolutions are not pictured.")
     return page
+
+
+def _saved_files(run: Run) -> dict[str, Path]:
+    """The saved models that are there, by their steps; ONNX files hold no network that could be traced."""
+    files = {str(model["id"]): run.model_file(model["id"]) for model in run.models}
+    return {name: path for name, path in files.items() if path.suffix == ".pt2" and path.is_file()}
 
 
 def _environment() -> dict[str, str]:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 Json = Mapping[str, Any]
 MOST_BOXES = 400
-ROW, BOX, LANE, WIDTH = 34, 26, 13, 470  # CSS pixels
+ROW, BOX, LANE, WIDTH = 34, 26, 13, 424  # CSS pixels
+SMALLEST = 0.8  # of that size on a phone, where 13 pixels of text are then 10
 _SIGNS = {
     "add": "+",
     "sub": "\u2212",
@@ -53,9 +54,14 @@ class Box:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What the template draws; ``arcs`` are (x, top, bottom) in the lanes, ``steps`` straight lines."""
+    """What the template draws; ``arcs`` are (x, top, bottom) in the lanes, ``steps`` straight lines.
+
+    ``box`` is the width of a box, ``narrowest`` that of the picture on a phone.
+    """
 
     width: int
+    narrowest: int
+    box: int
     height: int
     left: int
     boxes: Sequence[Box]
@@ -134,6 +140,8 @@ def drawing(parts: Sequence[Part], before: Iterable[Json], after: Iterable[Json]
     ]
     return Drawing(
         width=margin + WIDTH + 2,
+        narrowest=round(SMALLEST * (margin + WIDTH + 2)),
+        box=WIDTH,
         height=ROW * len(parts) + 4,
         left=margin,
         boxes=boxes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sslcli.report import numbers
@@ -15,14 +15,23 @@ from sslcli.report.timings import bases, compared, last_bench
 
 @dataclass(frozen=True)
 class Tile:
-    """One number before and after; ``good`` says whether the change is one, None that it has no side."""
+    """One number before and after.
+
+    Attributes:
+        label: what it counts.
+        before: of the first model.
+        after: of the last one.
+        change: from the one to the other.
+        good: whether the change is one; None where it has no side, or may be noise.
+        details: further lines.
+    """
 
     label: str
     before: str
     after: str
     change: str
     good: bool | None
-    detail: str = ""
+    details: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -40,11 +49,10 @@ def tiles(run: Run) -> list[Tile]:
         return []
     before, after = run.models[0], run.models[-1]
     found = [
-        _accuracy_tile(before, after, _test_samples(run), _dense_note(run.models))
-        or _metric_tile(before, after, metric_name(run.models)),
-        _less_tile("MACs", before["macs"], after["macs_packed"], numbers.count, "fewer"),
+        _accuracy_tile(run) or _metric_tile(before, after, metric_name(run.models)),
+        _macs_tile(before, after),
         _less_tile("parameters", before["params"], after["params"], numbers.count, "fewer"),
-        _less_tile("file size", before["size_bytes"], after["size_bytes"], numbers.size, "smaller"),
+        _size_tile(before, after),
         _latency_tile(run.models),
     ]
     return [tile for tile in found if tile is not None]
@@ -60,21 +68,43 @@ def models(run: Run) -> Grid:
             [
                 str(model["id"]),
                 _quality(model, name),
-                numbers.count(model["macs"]),
-                numbers.count(model["macs_packed"]),
-                numbers.per_cent(model["macs_packed"] / dense),
+                *(
+                    f"{numbers.count(model[key])} ({numbers.per_cent(model[key] / dense)})"
+                    for key in ("macs", "macs_packed")
+                ),
                 numbers.count(model["params"]),
-                numbers.size(model["size_bytes"]),
+                numbers.size(_saved_bytes(model)) if _saved_bytes(model) else "",
+                _onnx(model),
                 "" if model["latency_ms"] is None else numbers.milliseconds(model["latency_ms"]),
                 "" if model["speedup"] is None else numbers.speedup(model["speedup"]),
                 _interval(model),
             ]
         )
     heads = (
-        "model", f"test {name}", "MACs executed", "MACs packed", "left", "parameters", "file",
+        "model", f"test {name}", "MACs executed", "MACs packed", "parameters", "saved model", "ONNX file",
         "latency", "speedup", "95 % interval",
     )  # fmt: skip
     return Grid(heads, rows)
+
+
+def side_by_side(runs: Sequence[Run]) -> Grid:
+    """The first and the last model of each run, one table for all."""
+    rows = []
+    for run in runs:
+        name = metric_name(run.models)
+        for model in dict.fromkeys([0, len(run.models) - 1]) if run.models else ():
+            row = run.models[model]
+            rows.append(
+                [
+                    run.name,
+                    str(row["id"]),
+                    " ".join(filter(None, [name if name != "error" else "", _quality(row, name)])),
+                    numbers.count(row["macs"]),
+                    "" if row["latency_ms"] is None else numbers.milliseconds(row["latency_ms"]),
+                    "" if row["speedup"] is None else numbers.speedup(row["speedup"]),
+                ]
+            )
+    return Grid(("run", "model", "test error", "MACs executed", "latency", "speedup"), rows, left=2)
 
 
 def layers(run: Run) -> Grid | None:
@@ -103,7 +133,7 @@ def layers(run: Run) -> Grid | None:
             ]
         )
     heads = [
-        "layer", "kind", "filters", "channels", "columns", "MACs", "FLOP left", "dense time", "time",
+        "layer", "kind", "filters", "channels", "columns", "MACs", "packed left", "dense time", "time",
         "speedup", "95 % interval", "limit", "note",
     ]  # fmt: skip
     if not any(row[-1] for row in rows):
@@ -112,7 +142,7 @@ def layers(run: Run) -> Grid | None:
 
 
 def steps(run: Run) -> Grid:
-    """What was run, with the options that the recipe states."""
+    """What was run, with the options that the recipe or the command line states."""
     rows = [
         [
             str(step["id"]),
@@ -125,6 +155,15 @@ def steps(run: Run) -> Grid:
         for step in run.steps
     ]
     return Grid(("step", "command", "needs", "state", "time", "options"), rows, left=6)
+
+
+def origin(run: Run) -> str:
+    """When the work was done and from which seeds, as its records say it; empty where they do not."""
+    days = [date.replace("T", " ").removesuffix("+00:00") for date in run.dates]
+    said = [f"Made {' to '.join(dict.fromkeys((days[0], days[-1])))} UTC"] if days else []
+    if run.seeds:
+        said.append(f"seed{'s' if len(run.seeds) > 1 else ''} {', '.join(map(str, run.seeds))}")
+    return ", ".join(said)
 
 
 def host(run: Run) -> dict[str, str]:
@@ -154,34 +193,67 @@ def wilson(successes: float, samples: int) -> tuple[float, float]:
     return (middle - half) / scale, (middle + half) / scale
 
 
-def _dense_note(models: Sequence[Json]) -> str:
-    """The best model of the first one's size, if that is another: what the gain must be held against."""
-    first, last = models[0], models[-1]
-    others = [m for m in models[1:] if m["macs_packed"] == first["macs"] and m["error"] is not None]
-    best = min(others, key=lambda model: model["error"], default=None)
-    if best is None or best is last or first["error"] is None or best["error"] >= first["error"]:
-        return ""
-    return f"{best['id']}, as large as {first['id']}: {100 * (1 - best['error']):.2f} %"
+def _control(run: Run) -> Json | None:
+    """The best tested model between the first and the last that was only trained, and never made sparse."""
+    dense = {step["id"] for step in run.steps if step["uses"] == "train" and not step["needs"]}
+    for step in run.steps:  # makers come before those who read their models
+        if step["uses"] == "train" and dense.issuperset(step["needs"]):
+            dense.add(step["id"])
+    others = [
+        row
+        for row in run.models[1:-1]
+        if row["id"] in dense and row["error"] is not None and row["macs_packed"] == run.models[0]["macs"]
+    ]
+    return min(others, key=lambda row: float(row["error"]), default=None)
 
 
-def _accuracy_tile(before: Json, after: Json, samples: int | None, note: str = "") -> Tile | None:
+def _accuracy_tile(run: Run) -> Tile | None:
+    """Accuracies with their intervals; good is more than noise above the first model and the control."""
+    before, after, control, samples = run.models[0], run.models[-1], _control(run), _test_samples(run)
     if before["error"] is None or after["error"] is None:
         return None
-    change = before["error"] - after["error"]
-    detail = ""
+    good = _side(before, after, samples)
+    details = []
     if samples:
-        spans = [wilson((1 - model["error"]) * samples, samples) for model in (before, after)]
-        words = [f"{100 * low:.2f} to {100 * high:.2f} %" for low, high in spans]
-        detail = f"95 % intervals {words[0]} before, {words[1]} after, {samples} samples"
-    detail = "; ".join(filter(None, [note, detail]))
-    return Tile(
-        "test accuracy",
-        f"{100 * (1 - before['error']):.2f} %",
-        f"{100 * (1 - after['error']):.2f} %",
-        f"{100 * change:+.2f} points",
-        change >= 0,
-        detail,
+        details.append(f"95 % intervals {_span(before, samples)} before, {_span(after, samples)} after")
+        details.append(f"{samples} samples")
+        if good is None:
+            details.append("the intervals overlap: the change may be noise")
+    if control is not None:
+        details.append(_control_line(control, after, samples))
+        if good and not _side(control, after, samples):
+            good = None
+    return Tile("test accuracy", _accuracy(before), _accuracy(after), _points(before, after), good, details)
+
+
+def _control_line(control: Json, after: Json, samples: int | None) -> str:
+    name = "control" if control["id"] == "control" else f"control {control['id']}"
+    interval = f" (95 % interval {_span(control, samples)})" if samples else ""
+    return (
+        f"{name}, trained without sparsity: {_accuracy(control)}{interval}; "
+        f"{after['id']} is {_points(control, after)} from it"
     )
+
+
+def _side(before: Json, after: Json, samples: int | None) -> bool | None:
+    """Whether an accuracy rose (True) or fell (False) by more than noise: the intervals do not overlap."""
+    if not samples:
+        return None
+    was, now = (wilson((1 - row["error"]) * samples, samples) for row in (before, after))
+    return True if now[0] > was[1] else False if now[1] < was[0] else None
+
+
+def _accuracy(row: Json) -> str:
+    return f"{100 * (1 - row['error']):.2f} %"
+
+
+def _points(before: Json, after: Json) -> str:
+    return f"{100 * (before['error'] - after['error']):+.2f} points"
+
+
+def _span(row: Json, samples: int) -> str:
+    low, high = wilson((1 - row["error"]) * samples, samples)
+    return f"{100 * low:.2f} to {100 * high:.2f} %"
 
 
 def metric_name(models: Sequence[Json]) -> str:
@@ -192,9 +264,25 @@ def metric_name(models: Sequence[Json]) -> str:
 
 
 def _quality(model: Json, name: str) -> str:
-    if name != "error":
-        return numbers.metric(name, model["metric"][name]) if name in (model.get("metric") or {}) else ""
-    return "" if model["error"] is None else f"{100 * model['error']:.2f} %"
+    """The test figure, and the file that it is of where that is not the model's own."""
+    value = model["error"] if name == "error" else (model.get("metric") or {}).get(name)
+    if value is None:
+        return ""
+    tested = f" ({model['tested']})" if model.get("tested") else ""
+    return f"{numbers.metric(name, value)}{tested}"
+
+
+def _saved_bytes(model: Json) -> int:
+    """The size of the saved model; 0 where the model is known as ONNX alone."""
+    return 0 if model.get("onnx") == model["id"] else int(model["size_bytes"])
+
+
+def _onnx(model: Json) -> str:
+    """The size of the model's ONNX file, and which file that is."""
+    if not model.get("onnx_bytes"):
+        return ""
+    name = "" if model["onnx"] == model["id"] else f" ({model['onnx']})"
+    return f"{numbers.size(model['onnx_bytes'])}{name}"
 
 
 def _metric_tile(before: Json, after: Json, name: str) -> Tile | None:
@@ -205,14 +293,38 @@ def _metric_tile(before: Json, after: Json, name: str) -> Tile | None:
         return None
     change = values[1] - values[0]
     words = [numbers.metric(name, value) for value in values]
-    return Tile(f"test {name}", words[0], words[1], f"{change:+.4f}", change >= 0)
+    return Tile(f"test {name}", words[0], words[1], f"{change:+.4f}", None)
+
+
+def _macs_tile(before: Json, after: Json) -> Tile | None:
+    """What is executed; what a lowering could still leave out of it as a further line."""
+    tile = _less_tile("MACs executed", before["macs"], after["macs"], numbers.count, "fewer")
+    packed = after["macs_packed"]
+    if tile is None or not packed or packed == after["macs"]:
+        return tile
+    words = f"packed {numbers.count(packed)}, {before['macs'] / packed:.2f} times fewer"
+    meaning = "live rows times live columns of each layer, zeros left out"
+    return replace(tile, details=[*tile.details, f"{words}: {meaning}"])
+
+
+def _size_tile(before: Json, after: Json) -> Tile | None:
+    """File sizes, each format with itself."""
+    saved = _saved_bytes(before), _saved_bytes(after)
+    exported = before.get("onnx_bytes") or 0, after.get("onnx_bytes") or 0
+    tile = _less_tile("saved model", *saved, numbers.size, "smaller") if all(saved) else None
+    if not all(exported):
+        return tile
+    also = [f"saved model {tile.after}, was {tile.before}"] if tile else []
+    found = _less_tile("ONNX file", *exported, numbers.size, "smaller")
+    return found and replace(found, details=[*found.details, *also])
 
 
 def _less_tile(label: str, before: float, after: float, words: Any, word: str) -> Tile | None:
     if not before:
         return None
-    detail = f"{before / after:.2f} times {word}" if after and after < before else ""
-    return Tile(label, words(before), words(after), numbers.per_cent(after / before), after < before, detail)
+    details = [f"{before / after:.2f} times {word}"] if after and after < before else []
+    good = None if after == before else after < before
+    return Tile(label, words(before), words(after), numbers.per_cent(after / before), good, details)
 
 
 def _latency_tile(rows: Sequence[Json]) -> Tile | None:
@@ -225,9 +337,17 @@ def _latency_tile(rows: Sequence[Json]) -> Tile | None:
         numbers.milliseconds(timed[0]["latency_ms"]),
         numbers.milliseconds(last["latency_ms"]),
         numbers.speedup(last["speedup"]),
-        last["speedup"] > 1,
-        f"95 % interval {_interval(last)}",
+        _faster(last),
+        [f"95 % interval {_interval(last)}"],
     )
+
+
+def _faster(row: Json) -> bool | None:
+    """Whether a speedup is one by more than noise; None where 1 is within its interval."""
+    low, high = row["speedup_low"], row["speedup_high"]
+    if low is None or high is None:
+        return None
+    return True if low > 1 else False if high < 1 else None
 
 
 def _test_samples(run: Run) -> int | None:

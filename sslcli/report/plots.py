@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from sslcli.report.labels import place_labels
 from sslcli.report.svg import FAINT, INK, SERIES, drawing, to_svg
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Pixels = np.ndarray[Any, np.dtype[np.float64]]
 
-WIDTH_IN = 5.2
+WIDTH_IN = 4.6  # on a phone the page shows a chart at about 72 pixels an inch: 10 points are 10 pixels
 LARGEST_MAP = 1200
 LIVE = (46, 120, 190, 255)
 ZERO = (128, 128, 128, 45)
@@ -50,17 +51,19 @@ def curves(name: str, lines: Sequence[Curve], *, x: str, y: str, alt: str, logar
 
 def scatter(name: str, groups: Mapping[str, Sequence[tuple[float, float, str]]], *, alt: str) -> str:
     """Accuracy (per cent) over MACs (per cent of the first model): points (x, y, label) by run."""
-    with drawing(WIDTH_IN, 3.0) as figure:
+    with drawing(WIDTH_IN, 3.3) as figure:
         axes = figure.subplots()
         for (run, points), colour in zip(groups.items(), _cycle(len(groups)), strict=True):
             across, up = [point[0] for point in points], [point[1] for point in points]
             axes.plot(across, up, color=colour, label=run, linestyle="", marker="o", markersize=6)
-            for x, y, label in points:
-                axes.annotate(label, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
-        axes.set(xlabel="MACs left, % of the first model", ylabel="test accuracy, %")
+        axes.set(xlabel="MACs left (packed), % of the first model", ylabel="test accuracy, %")
         axes.margins(x=0.15, y=0.2)
         if len(groups) > 1:
-            axes.legend(loc="lower right")
+            figure.legend(loc="outside upper left", ncols=2 if max(map(len, groups)) < 20 else 1)
+        # a point that several runs share is named once
+        place_labels(
+            figure, axes, list(dict.fromkeys(point for points in groups.values() for point in points))
+        )
         return to_svg(figure, name, alt)
 
 
@@ -99,7 +102,7 @@ def speedup_bars(
                 axes.plot([limit], [place], marker="|", markersize=13, markeredgewidth=2, color=SERIES[3])
         axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")
         _rows(axes, [layer[0] for layer in layers])
-        axes.set_xlabel("times faster than dense (thin line: 95 % interval; mark: arithmetic limit)")
+        axes.set_xlabel("times faster than dense")
         axes.set_xlim(left=0)
         return to_svg(figure, name, alt)
 
@@ -107,16 +110,16 @@ def speedup_bars(
 def gemm_map(name: str, live: Mask, *, alt: str) -> str:
     """A convolution as the matrix that is multiplied: rows are filters, columns are (c, kh, kw)."""
     rows, columns = live.shape
-    height = min(3.2, max(1.2, 0.5 + 4.4 * rows / max(columns, 1)))
-    with drawing(WIDTH_IN, height) as figure:
+    size = _map_size(rows, columns)
+    with drawing(*size) as figure:
         axes = figure.subplots()
         axes.imshow(
             _coloured(_thinned(live)), extent=(0, columns, rows, 0), aspect="auto", interpolation="none"
         )
         axes.grid(visible=False)
         axes.locator_params(axis="y", nbins=3, integer=True)
-        axes.locator_params(axis="x", integer=True)
-        axes.set(xlabel=f"{columns} columns (channel, kernel row, kernel column)", ylabel=f"{rows} filters")
+        axes.locator_params(axis="x", nbins=max(2, int(1.6 * size[0])), integer=True)
+        axes.set(xlabel=f"{columns} columns", ylabel=f"{rows} filters")
         return to_svg(figure, name, alt)
 
 
@@ -135,12 +138,21 @@ def shape_map(name: str, live: Mask, *, alt: str) -> str:
     for channel in range(channels):
         top, left = channel // across * (height + 1), channel % across * (width + 1)
         sheet[top : top + height, left : left + width] = live[channel]
-    size = min(WIDTH_IN, max(1.0, 0.09 * sheet.shape[1]))
+    size = min(WIDTH_IN, max(1.0, 0.09 * sheet.shape[1]), 2.5 * sheet.shape[1] / sheet.shape[0])
     with drawing(size, size * sheet.shape[0] / sheet.shape[1]) as figure:
         axes = figure.subplots()
         axes.imshow(_coloured(sheet), interpolation="none")
         axes.axis("off")
         return to_svg(figure, name, alt)
+
+
+def _map_size(rows: int, columns: int) -> tuple[float, float]:
+    """Width and height in inches: weights are squares while the map stays within bounds, then flatter."""
+    return _within(0.9 + 0.09 * columns, 1.7, WIDTH_IN), _within(0.6 + 0.09 * rows, 1.3, 2.3)
+
+
+def _within(value: float, least: float, most: float) -> float:
+    return max(least, min(most, value))
 
 
 def _coloured(shares: Pixels) -> np.ndarray[Any, np.dtype[np.uint8]]:

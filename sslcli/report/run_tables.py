@@ -45,8 +45,8 @@ def models_table(models: Sequence[ModelRow]) -> Table:
         table.add_row(
             Text(row.id),
             _quality(row, dense, name),
-            count(row.macs_packed),
-            per_cent(row.macs_packed / max(dense.macs, 1)),
+            count(row.macs),
+            per_cent(row.macs / max(dense.macs, 1)),
             count(row.params),
             size(row.size_bytes),
             "" if row.latency_ms is None else f"{row.latency_ms:.3f}",

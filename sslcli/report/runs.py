@@ -35,7 +35,7 @@ class Run:
     Attributes:
         folder: where it is.
         result: ``run.json``.
-        given: per step, the options that its recipe states.
+        given: per step, the options that its recipe or its command line states.
         courses: per step that trained, its records of epochs.
         commands: per step, the command line that does the same; none of runs of older versions.
     """
@@ -50,6 +50,28 @@ class Run:
     def name(self) -> str:
         """The folder's name."""
         return self.folder.resolve().name
+
+    @property
+    def command(self) -> str:
+        """The command line of the whole run; empty for results of single commands."""
+        made, recipe = _object(self.result.get("made")), self.result.get("recipe")
+        return str(made.get("command") or (f"sslcli run {recipe}" if recipe else ""))
+
+    @property
+    def dates(self) -> list[str]:
+        """When the work was done, as the records say it, the oldest first."""
+        return sorted({str(made["created"]) for made in self._made() if made.get("created")})
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of all steps."""
+        return sorted({int(made["seed"]) for made in self._made() if isinstance(made.get("seed"), int)})
+
+    def _made(self) -> list[Json]:
+        """How the run and its steps were made; a bench said when before the others did."""
+        results = [_object(step.get("result")) for step in self.steps]
+        found = [self.result, *results]
+        return [_object(result.get(key)) for result in found for key in ("made", "comparison")]
 
     @property
     def steps(self) -> list[Json]:
@@ -88,6 +110,9 @@ def read_run(folder: Path) -> Run:
             recorded = _read_json(place / "step.json", folder)
             given[step["id"]] = recorded.get("given") or {}
             commands[step["id"]] = str(recorded.get("command") or "")
+        elif made := _object(_object(step.get("result")).get("made")):
+            given[step["id"]] = _object(made.get("options"))
+            commands[step["id"]] = str(made.get("command") or "")
         records = read_course(place / "metrics.jsonl") or read_course(_course_beside(step, folder))
         if records:
             courses[step["id"]] = records
@@ -104,6 +129,11 @@ def _steps(result: Json, folder: Path) -> list[Json]:
         if not isinstance(name, str) or not STEP_ID.fullmatch(name):
             raise InputError(f"{folder}/run.json is damaged (a step without a name)", "run the recipe again")
     return steps
+
+
+def _object(value: Any) -> Json:
+    """A JSON object; an empty one for what older versions did not write."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _course_beside(step: Json, folder: Path) -> Path:

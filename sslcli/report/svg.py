@@ -14,6 +14,7 @@ from typing import Any
 INK = "#010101"
 FAINT = "#020202"
 SERIES = ("#030303", "#040404", "#050505", "#060606", "#070707")
+_SMALL_PT = 300
 _VARIABLES = {
     INK: "--ink",
     FAINT: "--faint",
@@ -29,7 +30,7 @@ _SETTINGS = {
     "axes.spines.top": False,
     "axes.titlecolor": INK,
     "figure.facecolor": "none",
-    "font.size": 9.0,
+    "font.size": 10.5,
     "grid.color": FAINT,
     "grid.linewidth": 0.4,
     "legend.frameon": False,
@@ -58,6 +59,20 @@ def drawing(width_in: float, height_in: float) -> Iterator[Any]:
         yield figure(figsize=(width_in, height_in), layout="constrained")
 
 
+def settle(figure: Any) -> None:
+    """Lay a figure out for good.
+
+    The room for tick labels is taken from the ticks before the layout, which then may choose others, with
+    longer labels; so those that it chose are kept, and it is laid out again.
+    """
+    fixed = importlib.import_module("matplotlib.ticker").FixedLocator
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(fixed(axis.get_majorticklocs()))
+    figure.draw_without_rendering()
+
+
 def to_svg(figure: Any, name: str, alt: str) -> str:
     """``figure`` as an ``<svg>`` element; call it inside :func:`drawing`.
 
@@ -66,6 +81,7 @@ def to_svg(figure: Any, name: str, alt: str) -> str:
         name: prefix of its ids, unique in the page.
         alt: what it shows, for people who do not see it.
     """
+    settle(figure)
     canvas = importlib.import_module("matplotlib.backends.backend_svg").FigureCanvasSVG(figure)
     stream = io.StringIO()
     canvas.print_svg(stream, metadata={"Date": None, "Creator": None})
@@ -84,8 +100,9 @@ def _embed(text: str, name: str, alt: str) -> str:
         text = text.replace(colour, f"var({variable})")
     width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)[0]
     label = html.escape(alt)
-    # points to CSS pixels, with room to grow: small pictures stay small on a wide page
-    widest = f'style="max-width: {1.6 * float(width):.0f}px"'
+    # points to CSS pixels; only charts may grow with the page, or small pictures had the larger text
+    growth = 1.4 if float(width) > _SMALL_PT else 1.05
+    widest = f'style="max-width: {growth * float(width):.0f}px"'
     head = (
         f'<svg viewBox="0 0 {width} {height}" {widest} role="img" aria-label="{label}"><title>{label}</title>'
     )

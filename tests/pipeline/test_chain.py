@@ -1,8 +1,10 @@
 """The chain with jobs that only write: what runs, what is cached, what is told."""
 
 import json
+import shlex
 import shutil
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from sslcli.errors import GateError, Interrupted, ModelError, OutputError, RecipeError, UsageError
 from sslcli.files import lock_output
 from sslcli.pipeline import cache, chain, jobs
+from sslcli.pipeline.command_line import run_command_line
 from sslcli.pipeline.events import Observers
 from sslcli.pipeline.results import TrainingResult
 from sslcli.recipe import load_recipe
@@ -98,6 +101,26 @@ def test_steps_run_in_turn_on_what_they_need(run, calls, tmp_path):
     assert result.steps[0].outputs == [str(folder / "first" / "model.pt2")]
     assert json.loads((folder / "run.json").read_text())["schema"] == "sslcli/run/1"
     assert json.loads((folder / "first" / "step.json").read_text())["uses"] == "train"
+
+
+def test_the_run_says_how_when_and_from_which_seed_it_was_made(run, tmp_path):
+    result = run("second.epochs=9", "seed=7")
+    words = shlex.split(result.made.command)
+    folder = tmp_path / "runs" / "r"
+    assert words == [
+        "sslcli", "run", str(tmp_path / "r.yaml"), "-o", str(folder),
+        "--set", "second.epochs=9", "--set", "seed=7",
+    ]  # fmt: skip
+    assert result.made.seed == 7
+    assert datetime.fromisoformat(result.made.created).utcoffset() == timedelta(0)
+    assert json.loads((folder / "run.json").read_text())["made"]["command"] == result.made.command
+
+
+def test_the_folder_that_is_the_default_and_the_machine_are_said_as_they_were_given(tmp_path):
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    recipe = load_recipe(tmp_path / "r.yaml", (), {"device": "cpu", "threads": 2})
+    line = run_command_line(recipe, Path("runs/r"))
+    assert shlex.split(line)[2:] == [str(tmp_path / "r.yaml"), "--device", "cpu", "--threads", "2"]
 
 
 def test_a_second_run_does_nothing(run, calls):

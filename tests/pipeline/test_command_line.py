@@ -1,5 +1,6 @@
 """Every step of every recipe is the command line that its record names."""
 
+import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from sslcli.cli.main import main
+from sslcli.options.steps import settings
 from sslcli.pipeline import jobs
 from sslcli.pipeline.chain import _request
-from sslcli.pipeline.command_line import _scalar, command_line
+from sslcli.pipeline.command_line import _scalar, command_line, made
+from sslcli.pipeline.request import Request
+from sslcli.pipeline.results import EvaluateResult
 from sslcli.recipe import load_recipe
 from sslcli.recipe.document import parse_value
 
@@ -59,6 +63,33 @@ def models_of(request):
     base = getattr(request.settings.step, "baseline", None)
     named = [request.source, *request.others]
     return [base, *(name for name in named if name != base)] if base else named
+
+
+def test_a_result_says_the_command_line_its_options_and_its_seed():
+    recipe = load_recipe(Path(__file__).parents[2] / "recipes" / "demo.yaml", ["seed=3"])
+    request = _request(recipe, recipe.step("sparse"), Path("runs"))
+    signed = made(request)
+    assert (signed.command, signed.seed) == (command_line(request), 3)
+    assert signed.options["size_weights"] is False
+    assert {"name": "shape", "match": "conv1", "strength": 1.5e-2} in signed.options["structures"]
+    assert json.loads(json.dumps(signed.options)) == signed.options
+
+
+def test_data_that_say_what_an_architecture_takes_are_part_of_the_command_line():
+    chosen = settings("export", {"arch": "net.py:make_net", "data": "data.py:make_data"})
+    request = Request("export", "weights.pth", Path("dense.onnx"), chosen)
+    assert "--data data.py:make_data" in command_line(request)
+    shaped = replace(chosen, model=chosen.model.model_copy(update={"input_shape": (1, 8, 8)}))
+    assert "--data" not in command_line(replace(request, settings=shaped))
+
+
+def test_every_job_signs_its_result(monkeypatch):
+    recipe = load_recipe(Path(__file__).parents[2] / "recipes" / "demo.yaml")
+    request = _request(recipe, recipe.step("dense"), Path("runs"))
+    plain = EvaluateResult("model.pt2", "data", "test", 10, {}, 0.0)
+    signed = jobs._signed(lambda *_: plain)(request)
+    assert signed.made.command == command_line(request)
+    assert all(hasattr(job, "__wrapped__") for job in jobs.JOBS.values())
 
 
 @pytest.mark.parametrize("value", [None, "18", "yes", "#x", 1e-5, 1e20, 18, True, "abc", [1, 2], "a b"])

@@ -45,6 +45,8 @@ def rows(tmp_path):
         )
         for step in recipe.steps
     ]  # fmt: skip
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_bytes(b"12345")
     return {row.id: row for row in model_rows(recipe, tmp_path, outcomes)}
 
 
@@ -63,6 +65,13 @@ def test_errors_come_from_evaluate_steps_where_the_model_reports_none(rows):
 def test_the_metric_of_another_task_is_kept_by_its_name(rows):
     assert rows["sparse"].error is None
     assert rows["sparse"].metric == {"iou": 0.5}
+
+
+def test_a_row_names_its_onnx_file_and_the_file_that_was_tested(rows, tmp_path):
+    assert (rows["dense"].onnx, rows["dense"].tested) == ("dense", None)
+    assert (rows["small"].onnx, rows["small"].onnx_bytes) == ("onnx", 5)
+    assert rows["small"].tested == "onnx"
+    assert (rows["sparse"].onnx, rows["sparse"].onnx_bytes) == (None, None)
 
 
 def test_times_are_told_of_the_model_that_was_exported(rows):

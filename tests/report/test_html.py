@@ -2,13 +2,16 @@ import dataclasses
 import math
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from sslcli.errors import GateError, InputError
-from sslcli.report import figures
+from sslcli.pipeline import results
+from sslcli.report import figures, page_tables, to_json
 from sslcli.report.html import write_report
 from sslcli.report.page_tables import wilson
+from sslcli.report.runs import Run
 
 pytest.importorskip("matplotlib")
 
@@ -80,25 +83,90 @@ def test_the_pictures_are_those_of_the_run(page):
 
 
 def test_the_summary_says_before_after_and_how_sure(page):
-    for words in ("99.20 %", "was 99.10 %", "+0.10 points", "14.9 %", "4.00x", "95 % interval 3.88-4.12"):
+    for words in ("99.20 %", "was 99.10 %", "+0.10 points", "16.3 %", "4.00x", "95 % interval 3.88-4.12"):
         assert words in page.words
     spans = [wilson(right, 1000) for right in (991, 992)]
     before, after = (f"{100 * low:.2f} to {100 * high:.2f} %" for low, high in spans)
-    assert f"95 % intervals {before} before, {after} after, 1000 samples" in page.words
+    assert f"95 % intervals {before} before, {after} after" in page.words
+    assert {"1000 samples", "the intervals overlap: the change may be noise"} <= set(page.words)
 
 
-def test_the_gain_is_held_against_the_best_model_of_the_first_ones_size(write_run, run_result, tmp_path):
+def test_the_macs_of_the_summary_are_those_that_are_executed(page):
+    assert {"MACs executed", "372 k", "was 2.29 M", "6.15 times fewer"} <= set(page.words)
+    packed = next(words for words in page.words if words.startswith("packed 340 k"))
+    assert packed.startswith("packed 340 k, 6.73 times fewer: live rows times live columns")
+
+
+def accuracy_tile(run_result, errors, controls=("train", [])):
+    """The tile of models with these errors, a control among them where a third is given."""
     first, last = run_result.models
-    control = dataclasses.replace(first, id="control", error=0.005, latency_ms=None)
-    folder = write_run(tmp_path / "demo", models=[first, control, last])
-    write_report(folder, tmp_path / "report.html")
-    assert "control, as large as baseline: 99.50 %" in (tmp_path / "report.html").read_text()
+    rows = [dataclasses.replace(first, error=errors[0]), dataclasses.replace(last, error=errors[1])]
+    steps = list(run_result.steps)
+    if len(errors) > 2:
+        rows.insert(1, dataclasses.replace(first, id="control", error=errors[2], latency_ms=None))
+        steps.append(results.StepOutcome("control", controls[0], controls[1], "run", 1.0, []))
+    result = to_json(dataclasses.replace(run_result, models=rows, steps=steps))
+    return page_tables.tiles(Run(Path(), result, {}, {}))[0]
+
+
+@pytest.mark.parametrize(
+    ("errors", "good"),
+    [
+        ((0.10, 0.02), True),
+        ((0.02, 0.10), False),
+        ((0.03, 0.02), None),  # the intervals of 1,000 samples overlap
+        ((0.10, 0.02, 0.09), True),
+        ((0.10, 0.02, 0.025), None),  # better than the first, not than the same training without sparsity
+        ((0.02, 0.10, 0.01), False),
+    ],
+)
+def test_an_accuracy_is_good_or_bad_only_beyond_noise(run_result, errors, good):
+    assert accuracy_tile(run_result, errors).good is good
+
+
+def test_the_control_has_a_line_of_its_own(run_result):
+    lines = accuracy_tile(run_result, (0.01, 0.008, 0.005), ("train", ["baseline"])).details
+    (line,) = (line for line in lines if "control" in line)
+    assert line.startswith("control, trained without sparsity: 99.50 % (95 % interval ")
+    assert line.endswith("small is -0.30 points from it")
+
+
+@pytest.mark.parametrize("made", [("regularize", ["baseline"]), ("train", ["small"])])
+def test_what_was_made_sparse_is_no_control(run_result, made):
+    assert "control" not in str(accuracy_tile(run_result, (0.01, 0.008, 0.005), made).details)
+
+
+def test_a_change_without_a_side_has_no_colour(write_run, run_result, tmp_path):
+    first, last = run_result.models
+    last = dataclasses.replace(last, speedup=1.1, speedup_low=0.9, speedup_high=1.3, params=first.params)
+    write_report(write_run(tmp_path / "demo", models=[first, last]), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    colours = dict(re.findall(r'class="label">([^<]+)<.*?class="(change[^"]*)"', text, flags=re.DOTALL))
+    assert colours["test accuracy"] == colours["latency"] == colours["parameters"] == "change"
+    assert colours["MACs executed"] == "change good"
+
+
+def test_the_bars_say_how_a_limit_can_be_exceeded(page):
+    (caption,) = (words for words in page.words if words.startswith("Measured on cpu"))
+    assert "The limit is arithmetic, MACs before over MACs after" in caption
+    assert "cache" in caption
 
 
 def test_layers_steps_host_and_command_are_there(page):
     for words in ("19 of 50", "60 of 500", "8.12 %", "12.20x", 'target: {"macs": 0.5}', "a processor"):
         assert words in page.words
     assert "sslcli run recipes/demo.yaml" in page.words
+
+
+def test_the_exact_command_of_the_run_is_there(write_run, tmp_path):
+    made = results.Made(
+        "sslcli run recipes/demo.yaml --set dense.epochs=2", {}, 5, "2026-01-02T03:04:05+00:00"
+    )
+    write_report(write_run(tmp_path / "demo", made=made), tmp_path / "report.html")
+    words = Page((tmp_path / "report.html").read_text()).words
+    assert made.command in words
+    assert "sslcli run recipes/demo.yaml" not in words
+    assert "Made 2026-01-02 03:04:05 UTC, seed 5" in words
 
 
 def test_the_same_run_gives_the_same_page(folder, tmp_path):

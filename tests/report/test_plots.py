@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from sslcli.report import plots
+from sslcli.report.labels import Rectangle, place_labels
+from sslcli.report.svg import drawing
 
 mpl = pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
@@ -71,6 +73,71 @@ def test_alt_texts_are_escaped():
 
 def test_ids_begin_with_the_figures_name():
     assert {identifier[:2] for identifier in re.findall(r'\bid="([^"]+)"', charts()["left"])} == {"c-"}
+
+
+def size_of(svg):
+    return [float(number) for number in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()]
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (2, 9), (600, 24), (64, 8), (5, 600), (512, 4608)])
+def test_a_matrix_is_never_larger_than_the_widest_one(shape):
+    width, height = size_of(plots.gemm_map("m", np.ones(shape, dtype=bool), alt="a matrix"))
+    assert 100 < width <= 72 * plots.WIDTH_IN + 1
+    assert 80 < height <= 170
+
+
+def test_a_square_matrix_is_no_larger_than_a_wide_one():
+    square, wide = (
+        size_of(plots.gemm_map("m", np.ones((24, columns), dtype=bool), alt="a matrix"))
+        for columns in (24, 600)
+    )
+    assert square[0] < wide[0]
+    assert square[1] == wide[1]
+
+
+def test_the_name_of_an_axis_is_not_cut_where_the_layout_changes_the_ticks():
+    line = plots.Curve("accuracy", [1, 2], [94.5, 95.75])
+    svg = plots.curves("a", [line], x="epoch", y="% right, validation", alt="x")
+    [left] = re.findall(r'<text[^>]* x="([-\d.]+)"[^>]*>% right, validation', svg)
+    assert float(left) > 8  # the baseline of text that runs upwards, at 10.5 points
+
+
+def labelled(points):
+    """Where the labels of points come to lie, in pixels, and the axes."""
+    with drawing(4.6, 3.3) as figure:
+        axes = figure.subplots()
+        axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o")
+        place_labels(figure, axes, points)
+        figure.draw_without_rendering()
+        texts = [text for text in axes.texts if text.get_text()]
+        boxes = [Rectangle(*text.get_window_extent().extents) for text in texts]
+        return boxes, Rectangle(*axes.get_window_extent().extents)
+
+
+CROWDED = [
+    [(100, 98, "dense-onnx-of-the-first-run"), (100, 98, "dense-onnx"), (20, 98, "small-pt2")],
+    [(50, 98.3, "small-pt2"), (51, 98.3, "sparse-pt2"), (100, 97, "dense-onnx"), (51, 98.31, "another")],
+    [(10, 99, "only")],
+]
+
+
+@pytest.mark.parametrize("points", CROWDED, ids=["at-the-edge", "side-by-side", "one"])
+def test_labels_lie_inside_the_axes_and_apart(points):
+    boxes, frame = labelled(points)
+    assert len(boxes) == len(points)
+    for number, box in enumerate(boxes):
+        assert box.left >= frame.left - 1
+        assert box.right <= frame.right + 1
+        assert not any(box.overlaps(other) for other in boxes[:number])
+
+
+def test_the_legend_of_runs_lies_outside_the_grid():
+    points = {name: [(100, 99, "dense"), (20, 98, "small")] for name in ("one", "two")}
+    svg = plots.scatter("s", points, alt="runs")
+    assert svg.index('id="s-legend_1"') < len(svg)
+    assert svg.count(">dense</text>") == 1  # a point that the runs share is named once
+    axes = svg[svg.index('id="s-axes_1"') : svg.index('id="s-legend_1"')]
+    assert ">two</text>" not in axes
 
 
 def test_the_same_figure_is_the_same_text():
