@@ -46,7 +46,7 @@ class Normalization:
             or min(self.std, default=1) <= 0
         ):
             raise DataError(
-                f"mean {_listed(self.mean)} and standard deviation {_listed(self.std)} do not normalise anything",
+                f"mean {_listed(self.mean)} and std {_listed(self.std)} do not normalise anything",
                 "means must be finite, standard deviations positive",
             )
 

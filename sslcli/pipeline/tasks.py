@@ -52,7 +52,7 @@ def _blamed(task: Task, reference: str) -> Task:
 
 
 def _guarded(function: Callable[..., Any], what: str) -> Callable[..., Any]:
-    """``function``, whose errors become an InputError that names it and the line of the user's that failed."""
+    """``function``, whose errors become an InputError that names it and the user's line that failed."""
 
     @functools.wraps(function)
     def guarded(*arguments: Any) -> Any:
@@ -66,10 +66,9 @@ def _guarded(function: Callable[..., Any], what: str) -> Callable[..., Any]:
             if _is_of_the_machine(error):
                 raise
             place = line_of(error)
-            at, hint = (
-                (f" at {place}", "repair that line") if place else ("", "call it in python to see where")
-            )
-            raise InputError(f"{what} fails{at} ({describe(error)})", hint) from error
+            hint = "repair that line" if place else "call it in python to see where"
+            failed = f"{what} fails at {place}" if place else f"{what} fails"
+            raise InputError(f"{failed} ({describe(error)})", hint) from error
 
     return guarded
 

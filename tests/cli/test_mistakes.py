@@ -1,4 +1,4 @@
-"""Plain mistakes of a user: one sentence that names the flag, the file or the line, and the right exit code."""
+"""Plain mistakes of a user: one sentence that names the flag, the file or the line, and the exit code."""
 
 import textwrap
 from pathlib import Path
@@ -55,7 +55,7 @@ CODE = """
         return sslcli.Task("not scalar", many, right)
 
     def one_metric():
-        return sslcli.Task("one metric", F.cross_entropy, lambda outputs, targets: right(outputs, targets).mean())
+        return sslcli.Task("one metric", F.cross_entropy, lambda *pair: right(*pair).mean())
 
     def number():
         return 3
