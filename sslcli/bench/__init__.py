@@ -50,6 +50,6 @@ class _CallablePackage(ModuleType):
 
 # What help() and documentation show; without it the first argument is taken for the package itself.
 __signature__ = inspect.signature(_function)
-__doc__ = _function.__doc__
+__doc__ = _function.__doc__ or ""
 sys.modules[__name__].__class__ = _CallablePackage
 bench = sys.modules[__name__]

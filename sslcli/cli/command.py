@@ -127,12 +127,13 @@ def plain_command(
     output_help: str = OUTPUT_HELP,
     force_help: str = FORCE_HELP,
     depfile: bool = False,
+    dry_run: bool = True,
 ) -> Callable[[Callable[..., object]], click.Command]:
     """Make a command with options of its own and the common flags.
 
     The function is called with its parameters by name and ``common``; what it returns is shown.
     ``output_help`` and ``force_help`` say what ``-o`` and ``--force`` are where they are not a model's;
-    a command with ``depfile`` calls ``note_sources`` itself.
+    a command with ``depfile`` calls ``note_sources`` itself. One that only looks has no ``dry_run``.
     """
 
     def decorate(function: Callable[..., object]) -> click.Command:
@@ -145,7 +146,7 @@ def plain_command(
         return SectionedCommand(
             name,
             callback=functools.update_wrapper(callback, function),
-            params=[*(arguments or []), *common_options(output, output_help, force_help, depfile)],
+            params=[*(arguments or []), *common_options(output, output_help, force_help, depfile, dry_run)],
             help=function.__doc__,
             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
         )
@@ -158,6 +159,7 @@ def common_options(
     output_help: str = OUTPUT_HELP,
     force_help: str = FORCE_HELP,
     depfile: bool = False,
+    dry_run: bool = True,
 ) -> list[Option]:
     """``-o --force --json --dry-run -v -q``."""
     options: list[tuple[str, Option]] = []
@@ -181,7 +183,7 @@ def common_options(
         default=None,
         help="Write every number as JSON; - is stdout, alone there.  [default: none]",
     )
-    dry_run = Option(
+    rehearsal = Option(
         ["--dry-run"], is_flag=True, default=False, help="Say what would be done; do nothing.  [default: no]"
     )
     verbose = Option(["-v", "--verbose"], count=True, help="Say more; twice: with tracebacks.  [default: no]")
@@ -190,7 +192,7 @@ def common_options(
     )
     options += [
         ("Output", json),
-        ("Run", dry_run),
+        *([("Run", rehearsal)] if dry_run else []),
         ("Terminal", verbose),
         ("Terminal", quiet),
     ]
@@ -227,7 +229,7 @@ def _common(ctx: click.Context, parameters: Mapping[str, Any]) -> Common:
         output=output,
         force=bool(parameters.get("force")),
         json=parameters["json"],
-        dry_run=parameters["dry_run"],
+        dry_run=bool(parameters.get("dry_run")),
         depfile=depfile,
         terminal=terminal,
     )

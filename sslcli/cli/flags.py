@@ -22,6 +22,10 @@ from sslcli.options.flags import flag_name
 from sslcli.options.validation import OptionsError
 from sslcli.recipe.document import parse_value
 
+SET_HELP = (
+    "Change a value of the recipe: seed=1, data.batch_size=32, steps.sparse.epochs=5; repeats."
+    "  [default: none]"
+)
 _SHORT = {"batch_size": "-b"}
 _SECTIONS = {"step": "Options", "model": "Model", "data": "Data", "run": "Run"}
 

@@ -87,14 +87,16 @@ def _problem(kind: type[BaseModel], detail: Any) -> Problem:
         return unknown_key(path, _keys_at(kind, path[:-1]))
     name = ".".join(part for part in path if isinstance(part, str))
     if detail["type"] == "missing":
-        return Problem(path, f"the key '{name}' is missing")
+        hint = "add it; `sslcli recipe init` writes a recipe to begin with"
+        return Problem(path, f"the key '{name}' is missing", hint)
     if detail["type"] == "value_error":
         text = str(detail["ctx"]["error"])
         return Problem(path, f"'{name}': {text}" if path else f"it should be {text}", value=detail["input"])
     if detail["type"] == "literal_error":
         expected = str(detail["ctx"]["expected"])
         words = [word.strip("' ") for word in expected.replace(" or ", ",").split(",")]
-        hint = nearest(str(detail["input"]), words)
+        choice = f"write {words[0]}" if len(words) == 1 else "choose one of these"
+        hint = nearest(str(detail["input"]), words) or choice
         return Problem(
             path, f"'{name}' should be {expected}, not {_shown(detail['input'])}", hint, detail["input"]
         )

@@ -332,7 +332,13 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class RecipeText:
-    """``recipe explain`` and ``recipe validate``: words about a recipe."""
+    """``recipe init``, ``explain`` and ``validate``: a recipe's text, or words about it.
+
+    Attributes:
+        problems: all that is wrong with it, in the order of the lines; the last is the ``failure``.
+    """
 
     recipe: str
     text: str
+    problems: list[SslcliError] = field(default_factory=list)
+    failure: SslcliError | None = None

@@ -43,7 +43,7 @@ def _blamed(task: Task, reference: str) -> Task:
     from sslcli.training.task import call
 
     own = {name: getattr(task, name) for name in _FUNCTIONS}
-    guarded = {
+    guarded: dict[str, Any] = {
         name: _guarded(function, f"the {name} of the task {reference}")
         for name, function in own.items()
         if function is not None and function is not call

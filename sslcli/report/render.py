@@ -81,7 +81,8 @@ def _diagnosis(console: Console, result: results.Diagnosis) -> None:
 
 
 def _recipe_text(console: Console, result: results.RecipeText) -> None:
-    console.print(Text(result.text), soft_wrap=True)
+    if result.text:
+        console.print(Text(result.text), soft_wrap=True)
 
 
 def _report(console: Console, result: ReportResult) -> None:

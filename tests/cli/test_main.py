@@ -74,7 +74,7 @@ def test_python_dash_m_is_the_same_command():
         ),
         (["regularize", "arch:lenet", "-o", "x.pt2", "--target", "macs"], "is not NAME=FRACTION"),
         (["regularize", "arch:lenet", "-o", "x.pt2", "--target", "macs=2"], "should be at most 1, not 2"),
-        (["doctor", "--dry-run"], "doctor only looks"),
+        (["doctor", "--dry-run"], "No such option '--dry-run'"),
         (["run", "x.yaml", "--set", "seed"], ""),
     ],
 )
