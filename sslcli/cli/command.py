@@ -239,9 +239,7 @@ def _settings(name: str, kinds: Mapping[str, type[Options]], parameters: Mapping
     try:
         return settings(name, given(kinds, parameters))
     except OptionsError as error:
-        failure = usage_error(error)
-        failure.ctx = click.get_current_context()
-        raise failure from None
+        raise usage_error(error) from None
 
 
 def _planned(request: Request) -> object:

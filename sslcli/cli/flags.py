@@ -7,11 +7,14 @@ that the model's own default holds.
 
 from __future__ import annotations
 
+import os
+import re
 import types
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
+from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -26,6 +29,12 @@ SET_HELP = (
     "Change a value of the recipe: seed=1, data.batch_size=32, steps.sparse.epochs=5; repeats."
     "  [default: none]"
 )
+# How the parts of a flag's value are called; those of a mapping are the user's own words.
+_PARTS = {
+    ("structures", "name"): "{}",
+    ("structures", "strength"): "the strength of {}",
+    ("structures", "match"): "the glob of {}",
+}
 _SHORT = {"batch_size": "-b"}
 _SECTIONS = {"step": "Options", "model": "Model", "data": "Data", "run": "Run"}
 
@@ -34,6 +43,18 @@ class Option(click.Option):
     """A click option that knows its section of the help."""
 
     section = "Options"
+
+    def variable(self, ctx: click.Context) -> str | None:
+        """The variable of the environment that the value came from; None where it is from a flag."""
+        if self.name is None or ctx.get_parameter_source(self.name) != ParameterSource.ENVIRONMENT:
+            return None
+        own = [self.envvar] if isinstance(self.envvar, str) else list(self.envvar or ())
+        prefixed = f"{ctx.auto_envvar_prefix}_{self.name.upper()}"
+        return next((name for name in own if os.environ.get(name)), prefixed)
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """What click's own errors call it."""
+        return (self.variable(ctx) if ctx is not None else None) or super().get_error_hint(ctx)
 
 
 def field_options(groups: Mapping[str, type[Options]], leave_out: Iterable[str] = ()) -> list[Option]:
@@ -58,11 +79,31 @@ def given(groups: Mapping[str, type[Options]], parameters: Mapping[str, Any]) ->
 
 
 def usage_error(error: OptionsError) -> click.UsageError:
-    """The first problem as a sentence about a flag."""
+    """The first problem as a sentence about a flag, or about the variable that was set for it."""
     problem = error.problems[0]
-    name = str(problem.path[0]) if problem.path else ""
-    what = problem.what.replace(f"'{name}'", flag_name(name), 1) if name else problem.what
-    return click.UsageError(what if problem.hint is None else f"{what}; {problem.hint}")
+    context = click.get_current_context(silent=True)
+    names = [part for part in problem.path if isinstance(part, str)]
+    if names:
+        what = _about_flag(problem.what, names, _spoken(names[0], context))
+    else:  # a sentence about how several fields go together
+        what = re.sub(r"'(\w+)'", lambda match: _spoken(match[1], context), problem.what)
+    message = what if problem.hint is None else f"{what}; {problem.hint}"
+    return click.UsageError(message, context)
+
+
+def _about_flag(what: str, names: list[str], flag: str) -> str:
+    """The sentence with ``flag`` for the field's name, and what is meant of the flag's value."""
+    spoken = flag
+    if len(names) > 1:
+        spoken = _PARTS.get((names[0], names[1]), f"{{}} {names[1]}").format(flag)
+    return what.replace(f"'{'.'.join(names)}'", spoken, 1).replace(f"'{names[0]}'", flag, 1)
+
+
+def _spoken(name: str, context: click.Context | None) -> str:
+    """The flag of a field, or the variable of the environment that the value came from."""
+    option = next((item for item in context.command.params if item.name == name), None) if context else None
+    variable = option.variable(context) if isinstance(option, Option) and context is not None else None
+    return variable or flag_name(name)
 
 
 def _option(name: str, field: FieldInfo) -> Option:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 Positive = Annotated[int, Field(gt=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[int, Field(ge=0)]
 
 
@@ -58,6 +60,15 @@ class ModelOptions(Options):
         False, description="Load a pickled module although unpickling runs code from the file."
     )
 
+    @field_validator("input_shape", mode="before")
+    @classmethod
+    def _with_commas(cls, value: object) -> object:
+        """``3x32x32`` is how people write it."""
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(item, str) and not item.strip().lstrip("+-").isdigit():
+                raise ValueError(f"{item!r} is no size; write whole numbers with commas, such as 3,32,32")
+        return value
+
 
 class DataOptions(Options):
     """Which data, and how inputs are normalised."""
@@ -70,12 +81,12 @@ class DataOptions(Options):
     data_root: str | None = Field(
         None, description="Folder that holds the data sets' files; default: the user's cache folder."
     )
-    mean: tuple[float, ...] | None = Field(
+    mean: tuple[Finite, ...] | None = Field(
         None,
         description="Mean per channel that is subtracted from inputs in 0..1; default: the record's, "
         "else the data's.",
     )
-    std: tuple[float, ...] | None = Field(
+    std: tuple[PositiveFloat, ...] | None = Field(
         None, description="Standard deviation per channel that inputs are divided by; default: as for mean."
     )
     normalize_from: str | None = Field(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sslcli.options.common import Options, Positive, task_field
 
@@ -47,3 +48,12 @@ class PruneOptions(Options):
         0, description="Batches of training data that the batch norms' statistics are computed anew from."
     )
     task: str | None = task_field()
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _latency_is_learned(cls, value: object) -> object:
+        if isinstance(value, Mapping) and "latency" in value:
+            raise ValueError(
+                "prune cannot aim at latency, which `sslcli regularize` does; choose macs or params"
+            )
+        return value

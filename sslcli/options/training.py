@@ -93,7 +93,7 @@ class TrainOptions(Options):
     @model_validator(mode="after")
     def _check_nesterov(self) -> TrainOptions:
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
-            raise ValueError("SGD with momentum above 0, where nesterov is on")
+            raise ValueError("'nesterov' needs the optimizer sgd with momentum above 0")
         return self
 
 
@@ -165,9 +165,12 @@ class RegularizeOptions(TrainOptions):
     def _check_stages(self) -> RegularizeOptions:
         if self.strength_schedule == "staged":
             if len(self.strength_factors) != len(self.strength_milestones) + 1:
-                raise ValueError("one more factor than milestones, where strength_schedule is staged")
+                raise ValueError(
+                    "'strength_factors' should have one value more than 'strength_milestones', "
+                    "where 'strength_schedule' is staged"
+                )
             if list(self.strength_milestones) != sorted(self.strength_milestones):
-                raise ValueError("increasing strength_milestones")
+                raise ValueError("'strength_milestones' should increase")
         return self
 
 

@@ -143,3 +143,68 @@ def test_a_network_whose_flow_depends_on_data_is_told_in_one_sentence(capfd):
     said = refused(capfd, 4, "prune", "arch:code.py:Loop", "--input-shape", "4", "-o", "x.pt2")
     assert f"its control flow depends on the data at code.py:{line_of('        while x.sum() > 0:')}" in said
     assert left_behind() == []
+
+
+REGULARIZE = ["regularize", *NET, "-o", "x.pt2", "--data", "code.py:data"]
+STAGED = ["--strength-schedule", "staged", "--strength-milestones", "1,2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            [*REGULARIZE, "--target", "flops=0.5"],
+            "--target has no 'flops'; choose 'macs', 'params' or 'latency'",
+        ),
+        (
+            ["prune", *NET, "-o", "x.pt2", "--target", "mcas=0.5"],
+            "--target has no 'mcas'; did you mean 'macs'?",
+        ),
+        (["prune", *NET, "-o", "x.pt2", "--target", "latency=0.5"], "which `sslcli regularize` does"),
+        (["prune", *NET, "-o", "x.pt2", "--limit", "right=3"], "--limit right should be at most 1, not 3"),
+        ([*REGULARIZE, "--structure", "filtr=0.1"], "--structure should be 'filter', 'channel', "),
+        (
+            [*REGULARIZE, "--structure", "filter=-1"],
+            "the strength of --structure should be at least 0, not -1",
+        ),
+        (
+            [*REGULARIZE, "--structure", "filter=1", *STAGED],
+            "--strength-factors should have one value more than --strength-milestones",
+        ),
+        ([*REGULARIZE, "--nesterov", "--momentum", "0"], "--nesterov needs the optimizer sgd"),
+        ([*REGULARIZE, "--input-shape", "3x32x32"], "write whole numbers with commas, such as 3,32,32"),
+        ([*REGULARIZE, "--mean", "0", "--std", "0"], "--std should be greater than 0, not '0'"),
+    ],
+)
+def test_messages_name_flags_not_fields(capfd, arguments, sentence):
+    assert sentence in refused(capfd, 2, *arguments)
+
+
+@pytest.mark.parametrize("name", ["SSLCLI_TRAIN_EPOCHS", "SSLCLI_EPOCHS"])
+@pytest.mark.parametrize("value", ["0", "many"])
+def test_a_wrong_value_of_the_environment_names_the_variable(capfd, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    said = refused(capfd, 2, "train", *NET, "-o", "x.pt2", "--data", "code.py:data")
+    assert name in said
+    assert "--epochs" not in said
+
+
+@pytest.fixture
+def plan():
+    assert main(["prune", *NET, "--target", "macs=0.5", "-o", "small.pt2", "-q"]) == 0
+    return "small.plan.json"
+
+
+def test_a_plan_knows_the_shape_of_its_inputs(plan, capfd):
+    assert main(["apply-plan", plan, "--arch", "code.py:build", "-o", "own.safetensors"]) == 0
+    capfd.readouterr()
+    said = refused(capfd, 3, "apply-plan", plan, "--arch", "lenet", "-o", "x.safetensors")
+    assert "which the model does not have; use the class" in said
+    assert "name it with --arch" in refused(capfd, 2, "apply-plan", plan, "-o", "x.safetensors")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"schema": "sslcli/prune/1"}'])
+def test_json_that_is_no_plan_is_said_to_be_none(capfd, text):
+    Path("some.json").write_text(text)
+    said = refused(capfd, 3, "apply-plan", "some.json", "--arch", "code.py:build", "-o", "x.safetensors")
+    assert "some.json is not a plan" in said
