@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import click
 
+from sslcli.cli.completion import FILES, MODEL
 from sslcli.cli.depfile import files_of_request, user_modules, write_depfile
 from sslcli.cli.flags import Option, field_options, given, usage_error
 from sslcli.cli.show import is_first_process, show
@@ -97,9 +98,11 @@ def step_command(
             note_sources(common, files_of_request(request))
             show(result, common.json, common.terminal)
 
-        arguments: list[click.Parameter] = [click.Argument(["model"], metavar="BASE" if others else "MODEL")]
+        arguments: list[click.Parameter] = [
+            click.Argument(["model"], metavar="BASE" if others else "MODEL", shell_complete=MODEL)
+        ]
         if others:
-            arguments.append(click.Argument(["others"], nargs=-1, metavar="[OTHER]..."))
+            arguments.append(click.Argument(["others"], nargs=-1, metavar="[OTHER]...", shell_complete=MODEL))
         return SectionedCommand(
             name,
             callback=functools.update_wrapper(callback, job),
@@ -180,6 +183,7 @@ def common_options(
     json = Option(
         ["--json"],
         metavar="FILE|-",
+        shell_complete=FILES,
         default=None,
         help="Write every number as JSON; - is stdout, alone there.  [default: none]",
     )

@@ -14,7 +14,7 @@ from sslcli.cli.flags import Option
         Option(
             ["--data-root"],
             envvar="SSLCLI_DATA_ROOT",
-            help="Folder that holds the data sets' files.  [default: the user's cache folder]",
+            help="Folder that holds the data sets' files.  [default: ~/.cache/sslcli/data]",
         ),
         Option(
             ["--distributed"],

@@ -18,6 +18,7 @@ from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from sslcli.cli.completion import FIELDS
 from sslcli.cli.structures import SPECIAL
 from sslcli.errors import RecipeError
 from sslcli.options.common import Options
@@ -35,6 +36,7 @@ _PARTS = {
     ("structures", "strength"): "the strength of {}",
     ("structures", "match"): "the glob of {}",
 }
+_PAIRS = {"limit": "GLOB=FRACTION"}
 _SHORT = {"batch_size": "-b"}
 _SECTIONS = {"step": "Options", "model": "Model", "data": "Data", "run": "Run"}
 
@@ -114,6 +116,7 @@ def _option(name: str, field: FieldInfo) -> Option:
         "help": _help(name, field),
         "envvar": f"SSLCLI_{name.upper()}",
         "default": None,
+        "shell_complete": FIELDS.get(name),
     }
     if name in _SHORT:
         declared.insert(0, _SHORT[name])
@@ -122,16 +125,16 @@ def _option(name: str, field: FieldInfo) -> Option:
     elif kind is bool:
         declared[declared.index(flag)] = f"{flag}/--no-{flag[2:]}"
     else:
-        arguments |= _value_arguments(kind)
+        arguments |= _value_arguments(name, kind)
     return Option(declared, **arguments)
 
 
-def _value_arguments(kind: Any) -> dict[str, Any]:
+def _value_arguments(name: str, kind: Any) -> dict[str, Any]:
     origin = get_origin(kind)
     if origin is Literal:
         return {"type": click.Choice([str(word) for word in get_args(kind)])}
     if origin is dict:
-        return {"multiple": True, "metavar": "NAME=VALUE"}
+        return {"multiple": True, "metavar": _PAIRS.get(name, "NAME=VALUE")}
     if origin is list:
         return {"multiple": True}
     if origin is tuple:
@@ -147,7 +150,7 @@ def _convert(name: str, field: FieldInfo, value: Any) -> object:
     kind = _plain(field.annotation)
     origin = get_origin(kind)
     if origin is dict:
-        return dict(_pair(item, flag_name(name)) for item in value)
+        return dict(_pair(item, flag_name(name), _PAIRS.get(name, "NAME=VALUE")) for item in value)
     if origin is tuple:
         texts = [value] if isinstance(value, str) else value
         return [part.strip() for text in texts for part in text.split(",") if part.strip()]
@@ -162,10 +165,10 @@ def _is_words(kind: Any) -> bool:
     return item is str or get_origin(item) is Literal
 
 
-def _pair(text: str, flag: str) -> tuple[str, object]:
+def _pair(text: str, flag: str, form: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise click.UsageError(f"{flag} {text!r} is not NAME=VALUE")
+        raise click.UsageError(f"{flag} {text!r} is not {form}")
     try:
         return name, parse_value(value)
     except RecipeError:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from sslcli.cli.command import Common, plain_command
+from sslcli.cli.completion import FIELDS, MODEL
 from sslcli.cli.flags import SET_HELP, Option, field_options, given, usage_error
 from sslcli.cli.show import write_json, write_text
 from sslcli.cli.terminal import Terminal
@@ -68,14 +69,20 @@ def schema(common: Common) -> None:
     output_help="The recipe to write.  [default: stdout]",
     force_help="Replace a file that is there.",
     arguments=[
-        click.Argument(["model"]),
+        click.Argument(["model"], shell_complete=MODEL),
         Option(
             ["--data"],
             required=True,
             envvar="SSLCLI_DATA",
+            shell_complete=FIELDS["data"],
             help=f"Data set: {', '.join(DATA_SETS)}, imagefolder:DIR, module:factory or file.py:factory.",
         ),
-        Option(["--task"], envvar="SSLCLI_TASK", help=EvaluateOptions.model_fields["task"].description),
+        Option(
+            ["--task"],
+            envvar="SSLCLI_TASK",
+            shell_complete=FIELDS["task"],
+            help=EvaluateOptions.model_fields["task"].description,
+        ),
         *field_options(_MODEL),
     ],
 )

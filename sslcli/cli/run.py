@@ -28,13 +28,14 @@ _PARAMETERS: list[click.Parameter] = [
     Option(
         ["--device"],
         envvar="SSLCLI_DEVICE",
-        help="Device of the steps that name none: cpu, cuda, cuda:N or auto.  [default: auto]",
+        help="Device of the steps that name none: cpu, cuda, cuda:N or auto (CUDA where there is one).  "
+        "[default: auto]",
     ),
     Option(
         ["--threads"],
         type=int,
         envvar="SSLCLI_THREADS",
-        help="Threads of the steps that name no number.  [default: what the libraries choose]",
+        help="Threads of the steps that name no number.  [default: OMP_NUM_THREADS, else one a core]",
     ),
 ]
 

@@ -39,7 +39,7 @@ class PruneOptions(Options):
     )
     limit: dict[str, Fraction] = Field(
         default_factory=dict,
-        description="GLOB=FRACTION: at most this fraction of a layer's filters goes; repeats; default: 1.",
+        description="At most this fraction of the filters of layers that match goes; repeats; default: 1.",
     )
     min_width: Positive = Field(1, description="Filters that every layer keeps at least, for a target.")
     align: Positive = Field(1, description="Round the filters that are left up to a multiple, for a target.")

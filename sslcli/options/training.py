@@ -58,7 +58,9 @@ class TrainOptions(Options):
         "off", description="Mixed precision; auto: what the device has, off on CPU."
     )
     freeze_zeros: bool | None = Field(
-        None, description="Hold zero groups at zero; default for train: if the input's record names any."
+        None,
+        description="Hold zero groups at zero from the start; default: train does if the input's record "
+        "names any, regularize does not (its fine-tuning always does).",
     )
     recalibrate: bool = Field(
         False, description="Estimate BatchNorm statistics anew on training data at the end."
@@ -110,8 +112,9 @@ class RegularizeOptions(TrainOptions):
 
     structures: tuple[StructureOptions, ...] = Field(
         (),
-        description="Structures with strengths, NAME=STRENGTH[@GLOB]; repeats; of several that match, the "
-        "last holds; default: none, with a target filter.",
+        description="Structure and strength, NAME=STRENGTH[@GLOB]; repeats; of several that match, the last "
+        "holds. The loss grows by strength x the sum over groups of norm x square root of size "
+        "(--no-size-weights: of norm); default: none, with a target filter.",
     )
     solver: Literal["prox", "subgradient"] = Field(
         "prox", description="prox: exact zeros by block soft-thresholding; subgradient: as the paper."

@@ -208,3 +208,26 @@ def test_json_that_is_no_plan_is_said_to_be_none(capfd, text):
     Path("some.json").write_text(text)
     said = refused(capfd, 3, "apply-plan", "some.json", "--arch", "code.py:build", "-o", "x.safetensors")
     assert "some.json is not a plan" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("regularize", "regularize does not"),
+        ("regularize", "the sum over groups of norm x square root of size"),
+        ("train", "mnist, fashion-mnist and mnist-5k are not"),
+        ("train", "ImageNet's for image folders"),
+        ("train", "(image folders: 3,224,224)"),
+        ("train", "~/.cache/sslcli/data"),
+        ("train", "the first CUDA device, the CPU where there is none"),
+        ("train", "OMP_NUM_THREADS, else one a core"),
+        ("prune", "--limit GLOB=FRACTION"),
+        ("export", "ONNX operator set, 13 to 28"),
+        ("recipe init", "mnist, fashion-mnist, cifar10, mnist-5k, imagefolder:DIR"),
+        ("recipe validate", "steps.sparse.epochs=5"),
+        ("recipe explain", "steps.sparse.epochs=5"),
+    ],
+)
+def test_help_writes_out_defaults_and_units(capfd, command, words):
+    assert main([*command.split(), "--help"]) == 0
+    assert words in " ".join(capfd.readouterr().out.split())
