@@ -22,6 +22,8 @@ from sslcli.options.validation import OptionsError
 from sslcli.pipeline.presence import check_present
 from sslcli.pipeline.request import Request
 
+# What a command writes to, in one place each.
+_ONCE = frozenset({"output", "json", "depfile", "csv", "markdown", "tensorboard"})
 SECTIONS = ("Options", "Model", "Data", "Run", "Output", "Terminal")
 
 
@@ -44,6 +46,15 @@ FORCE_HELP = "Replace an output that another command or another model made."
 
 class SectionedCommand(click.Command):
     """A command whose help groups its options by topic."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, which takes the last of two outputs and says nothing of the first."""
+        if not ctx.resilient_parsing:
+            _, _, order = self.make_parser(ctx).parse_args(list(args))
+            for parameter in order:
+                if parameter.name in _ONCE and order.count(parameter) > 1:
+                    raise click.UsageError(f"{parameter.opts[-1]} is given twice; give it once", ctx)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One table a section."""

@@ -58,6 +58,7 @@ class TrainingResult:
         left: what would be left if pruned now, as fractions.
         reached: of a targeted run, what is left and what was lost.
         history: one record an epoch.
+        course: the file that holds those records and more, beside the output.
     """
 
     command: str
@@ -75,6 +76,7 @@ class TrainingResult:
     reached: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    course: str | None = None
     shape: Shape | None = None
 
 

@@ -148,6 +148,7 @@ def _finished(
         reached=dict(trained.reached),
         history=list(fit.history),
         notes=list(loaded.notes),
+        course=str(metrics_path(output)),
         shape=shape_of_model(trained.model, trained.example),
     )
 

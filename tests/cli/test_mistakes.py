@@ -231,3 +231,10 @@ def test_json_that_is_no_plan_is_said_to_be_none(capfd, text):
 def test_help_writes_out_defaults_and_units(capfd, command, words):
     assert main([*command.split(), "--help"]) == 0
     assert words in " ".join(capfd.readouterr().out.split())
+
+
+def test_an_output_that_is_given_twice_is_refused(capfd):
+    said = refused(capfd, 2, "inspect", *NET, "--json", "a.json", "--json", "b.json")
+    assert "--json is given twice; give it once" in said
+    said = refused(capfd, 2, "prune", *NET, "-o", "a.pt2", "--output", "b.pt2")
+    assert "--output is given twice" in said
