@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -42,19 +41,18 @@ def _blamed(task: Task, reference: str) -> Task:
     """The task with its own functions guarded; those that sslcli gives by default are not the user's."""
     from sslcli.training.task import call
 
-    own = {name: getattr(task, name) for name in _FUNCTIONS}
-    guarded: dict[str, Any] = {
-        name: _guarded(function, f"the {name} of the task {reference}")
-        for name, function in own.items()
-        if function is not None and function is not call
-    }
-    return dataclasses.replace(task, **guarded)
+    blamed = copy.copy(task)
+    for name in _FUNCTIONS:
+        function = getattr(task, name)
+        if function is not None and function is not call:
+            guarded = _guarded(function, f"the {name} of the task {reference}")
+            object.__setattr__(blamed, name, guarded)  # frozen, and a subclass may be made otherwise
+    return blamed
 
 
 def _guarded(function: Callable[..., Any], what: str) -> Callable[..., Any]:
     """``function``, whose errors become an InputError that names it and the user's line that failed."""
 
-    @functools.wraps(function)
     def guarded(*arguments: Any) -> Any:
         from sslcli.reference import describe, line_of
 

@@ -3,9 +3,11 @@
 import textwrap
 from pathlib import Path
 
+import onnx
 import pytest
 
 from sslcli.cli.main import main
+from sslcli.options.export import NEWEST_OPSET
 
 CODE = """
     import torch
@@ -101,6 +103,13 @@ def test_a_mean_of_too_few_channels_names_both_numbers(capfd, command, values):
 def test_an_opset_out_of_range_is_a_usage_error(capfd, opset):
     said = refused(capfd, 2, "export", *NET, "--opset", opset, "-o", "x.onnx")
     assert "--opset should be at" in said
+
+
+def test_an_opset_that_this_onnx_does_not_know_is_a_usage_error(capfd, monkeypatch):
+    assert onnx.defs.onnx_opset_version() >= NEWEST_OPSET
+    monkeypatch.setattr(onnx.defs, "onnx_opset_version", lambda: 17)
+    said = refused(capfd, 2, "export", *NET, "--opset", "18", "-o", "x.onnx")
+    assert "knows no opset 18; choose --opset 17 or older" in said
 
 
 def test_a_loss_that_raises_is_told_with_its_line(capfd):
