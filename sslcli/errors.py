@@ -50,6 +50,14 @@ def _one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
 
 
+def kind_of(value: object) -> str:
+    """What a value is, with its article: ``an int``, ``a Tensor``, ``None``."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
+
+
 class UsageError(SslcliError):
     """Wrong flags or arguments."""
 

@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -132,6 +133,18 @@ def _module_by_name(name: str, failure: type[InputError]) -> ModuleType:
             raise failure(
                 f"module {name!r} needs {error.name!r}, which is not installed", "install it"
             ) from error
+
+
+def line_of(error: BaseException) -> str | None:
+    """``file.py:12``, the innermost line of the user's own code that an error came through."""
+    ours, installed = Path(__file__).resolve().parent, Path(sys.prefix).resolve()
+    standard = Path(contextlib.__file__).resolve().parent
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        parents = path.resolve().parents
+        if path.is_file() and not {ours, installed, standard} & set(parents):
+            return f"{path.name}:{frame.lineno}"
+    return None
 
 
 def describe(error: BaseException) -> str:

@@ -1,11 +1,8 @@
-"""Timing of ONNX models, layer by layer and whole, on the provider that will serve them.
-
-``sslcli.bench`` is this package and the public function at once: calling the package calls ``bench``.
-Otherwise which of the two the name means would depend on what was imported first.
-"""
+"""Timing of ONNX models, layer by layer and whole, on the provider that will serve them."""
 
 from __future__ import annotations
 
+import inspect
 import sys
 from types import ModuleType
 
@@ -45,9 +42,14 @@ __all__ = [
 ]
 
 
+# ``sslcli.bench`` is this package and the public function at once: calling the package calls ``bench``.
+# Otherwise which of the two the name means would depend on what was imported first.
 class _CallablePackage(ModuleType):
     __call__ = staticmethod(_function)
 
 
+# What help() and documentation show; without it the first argument is taken for the package itself.
+__signature__ = inspect.signature(_function)
+__doc__ = _function.__doc__ or ""
 sys.modules[__name__].__class__ = _CallablePackage
 bench = sys.modules[__name__]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sslcli.checkpoint.record import InputSpec
-from sslcli.errors import ModelError
+from sslcli.errors import ModelError, kind_of
 
 BATCH = 2
 _MAX_ELEMENTS = 1 << 27  # of one sample; a batch of two takes 1 GB in float32
@@ -31,7 +31,7 @@ def input_specs(example: Sequence[Tensor]) -> tuple[InputSpec, ...]:
     for index, tensor in enumerate(example):
         if not isinstance(tensor, Tensor) or tensor.dim() == 0:
             raise ModelError(
-                f"input {index} of the example is a {type(tensor).__name__} without a batch axis",
+                f"input {index} of the example is {kind_of(tensor)} without a batch axis",
                 "give tensors whose first axis is the batch",
             )
         specs.append(InputSpec(tuple(tensor.shape[1:]), str(tensor.dtype).removeprefix("torch.")))  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sslcli.checkpoint.archive import Archive
-from sslcli.errors import ModelError
+from sslcli.errors import ModelError, kind_of
 
 _MAX_BYTES = 1 << 30
 _MAX_DEPTH = 20
@@ -58,4 +58,4 @@ def _plain(value: Any, where: str, depth: int) -> Any:
         return tuple(_plain(item, where, depth + 1) for item in value)
     if isinstance(value, list):
         return [_plain(item, where, depth + 1) for item in value]
-    raise ModelError(f"{where} holds a {type(value).__name__}", _PLAIN_INPUTS)
+    raise ModelError(f"{where} holds {kind_of(value)}", _PLAIN_INPUTS)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sslcli.checkpoint.archive import Archive
 from sslcli.checkpoint.match import printable
 from sslcli.checkpoint.record import METADATA_KEY, Record
-from sslcli.errors import ModelError
+from sslcli.errors import ModelError, kind_of
 from sslcli.reference import describe, import_path
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -119,7 +119,7 @@ def _states(content: Any, path: Path) -> States:
         return States({}, module=content)
     if not isinstance(content, Mapping):
         raise ModelError(
-            f"{path} holds a {type(content).__name__}, not a state dict",
+            f"{path} holds {kind_of(content)}, not a state dict",
             _SAVE,
         )
     if not _is_state(content):

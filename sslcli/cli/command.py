@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import click
 
+from sslcli.cli.completion import FILES, MODEL
 from sslcli.cli.depfile import RULE, files_of_request, user_modules, write_depfile
 from sslcli.cli.flags import Option, field_options, given, usage_error
 from sslcli.cli.show import is_first_process, show
@@ -22,6 +23,8 @@ from sslcli.options.validation import OptionsError
 from sslcli.pipeline.presence import check_present
 from sslcli.pipeline.request import Request
 
+# What a command writes to, in one place each.
+_ONCE = frozenset({"output", "json", "depfile", "csv", "markdown", "tensorboard"})
 SECTIONS = ("Options", "Model", "Data", "Run", "Output", "Terminal")
 
 
@@ -44,6 +47,15 @@ FORCE_HELP = "Replace an output that another command or another model made."
 
 class SectionedCommand(click.Command):
     """A command whose help groups its options by topic."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, which takes the last of two outputs and says nothing of the first."""
+        if not ctx.resilient_parsing:
+            _, _, order = self.make_parser(ctx).parse_args(list(args))
+            for parameter in order:
+                if parameter.name in _ONCE and order.count(parameter) > 1:
+                    raise click.UsageError(f"{parameter.opts[-1]} is given twice; give it once", ctx)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One table a section."""
@@ -98,9 +110,11 @@ def step_command(
             note_sources(common, files_of_request(request))
             show(result, common.json, common.terminal)
 
-        arguments: list[click.Parameter] = [click.Argument(["model"], metavar="BASE" if others else "MODEL")]
+        arguments: list[click.Parameter] = [
+            click.Argument(["model"], metavar="BASE" if others else "MODEL", shell_complete=MODEL)
+        ]
         if others:
-            arguments.append(click.Argument(["others"], nargs=-1, metavar="[OTHER]..."))
+            arguments.append(click.Argument(["others"], nargs=-1, metavar="[OTHER]...", shell_complete=MODEL))
         return SectionedCommand(
             name,
             callback=functools.update_wrapper(callback, job),
@@ -128,12 +142,13 @@ def plain_command(
     output_help: str = OUTPUT_HELP,
     force_help: str = FORCE_HELP,
     depfile: bool = False,
+    dry_run: bool = True,
 ) -> Callable[[Callable[..., object]], click.Command]:
     """Make a command with options of its own and the common flags.
 
     The function is called with its parameters by name and ``common``; what it returns is shown.
     ``output_help`` and ``force_help`` say what ``-o`` and ``--force`` are where they are not a model's;
-    a command with ``depfile`` calls ``note_sources`` itself.
+    a command with ``depfile`` calls ``note_sources`` itself. One that only looks has no ``dry_run``.
     """
 
     def decorate(function: Callable[..., object]) -> click.Command:
@@ -146,7 +161,7 @@ def plain_command(
         return SectionedCommand(
             name,
             callback=functools.update_wrapper(callback, function),
-            params=[*(arguments or []), *common_options(output, output_help, force_help, depfile)],
+            params=[*(arguments or []), *common_options(output, output_help, force_help, depfile, dry_run)],
             help=function.__doc__,
             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
         )
@@ -159,6 +174,7 @@ def common_options(
     output_help: str = OUTPUT_HELP,
     force_help: str = FORCE_HELP,
     depfile: bool = False,
+    dry_run: bool = True,
 ) -> list[Option]:
     """``-o --force --json --dry-run -v -q``."""
     options: list[tuple[str, Option]] = []
@@ -179,10 +195,11 @@ def common_options(
     json = Option(
         ["--json"],
         metavar="FILE|-",
+        shell_complete=FILES,
         default=None,
         help="Write every number as JSON; - is stdout, alone there.  [default: none]",
     )
-    dry_run = Option(
+    rehearsal = Option(
         ["--dry-run"], is_flag=True, default=False, help="Say what would be done; do nothing.  [default: no]"
     )
     verbose = Option(["-v", "--verbose"], count=True, help="Say more; twice: with tracebacks.  [default: no]")
@@ -191,7 +208,7 @@ def common_options(
     )
     options += [
         ("Output", json),
-        ("Run", dry_run),
+        *([("Run", rehearsal)] if dry_run else []),
         ("Terminal", verbose),
         ("Terminal", quiet),
     ]
@@ -230,7 +247,7 @@ def _common(ctx: click.Context, parameters: Mapping[str, Any]) -> Common:
         output=output,
         force=force,
         json=parameters["json"],
-        dry_run=parameters["dry_run"],
+        dry_run=bool(parameters.get("dry_run")),
         depfile=depfile,
         terminal=terminal,
     )
@@ -240,9 +257,7 @@ def _settings(name: str, kinds: Mapping[str, type[Options]], parameters: Mapping
     try:
         return settings(name, given(kinds, parameters))
     except OptionsError as error:
-        failure = usage_error(error)
-        failure.ctx = click.get_current_context()
-        raise failure from None
+        raise usage_error(error) from None
 
 
 def _planned(request: Request) -> object:

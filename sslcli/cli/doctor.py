@@ -2,8 +2,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from sslcli.cli.command import Common, plain_command
 from sslcli.cli.flags import Option
 
@@ -11,11 +9,12 @@ from sslcli.cli.flags import Option
 @plain_command(
     "doctor",
     output="none",
+    dry_run=False,
     arguments=[
         Option(
             ["--data-root"],
             envvar="SSLCLI_DATA_ROOT",
-            help="Folder that holds the data sets' files.  [default: the user's cache folder]",
+            help="Folder that holds the data sets' files.  [default: ~/.cache/sslcli/data]",
         ),
         Option(
             ["--distributed"],
@@ -31,8 +30,6 @@ def command(data_root: str | None, distributed: bool, common: Common) -> Any:
 
     Ends with exit code 8 if something is missing that sslcli cannot do without.
     """
-    if common.dry_run:
-        raise click.UsageError("doctor only looks; it has no dry run")
     from sslcli.pipeline.doctor import diagnose
 
     return diagnose(data_root, distributed=distributed)

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from sslcli.cli.command import Common, note_sources, plain_command
-from sslcli.cli.flags import Option
+from sslcli.cli.flags import SET_HELP, Option
 from sslcli.cli.progress import run_progress
 
 _PARAMETERS: list[click.Parameter] = [
@@ -14,8 +14,7 @@ _PARAMETERS: list[click.Parameter] = [
         ["--set", "overrides"],
         multiple=True,
         metavar="KEY=VALUE",
-        help="Change a value of the recipe: seed=1, data.batch_size=32, steps.sparse.epochs=5; repeats.  "
-        "[default: none]",
+        help=SET_HELP,
     ),
     Option(
         ["--seed"], type=int, envvar="SSLCLI_SEED", help="Short for --set seed=N.  [default: the recipe's]"
@@ -29,13 +28,14 @@ _PARAMETERS: list[click.Parameter] = [
     Option(
         ["--device"],
         envvar="SSLCLI_DEVICE",
-        help="Device of the steps that name none: cpu, cuda, cuda:N or auto.  [default: auto]",
+        help="Device of the steps that name none: cpu, cuda, cuda:N or auto (CUDA where there is one).  "
+        "[default: auto]",
     ),
     Option(
         ["--threads"],
         type=int,
         envvar="SSLCLI_THREADS",
-        help="Threads of the steps that name no number.  [default: what the libraries choose]",
+        help="Threads of the steps that name no number.  [default: OMP_NUM_THREADS, else one a core]",
     ),
 ]
 

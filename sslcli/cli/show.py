@@ -24,18 +24,30 @@ def show(result: object, json_to: str | None, terminal: Terminal) -> None:
     """
     if result is None or not is_first_process():
         return
-    from sslcli.report import render, to_json
+    from sslcli.report import render
 
-    if json_to is not None:
-        text = json.dumps(to_json(result), indent=2, allow_nan=False) + "\n"
-        if json_to == "-":
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        else:
-            with atomic_output(Path(json_to)) as temporary:
-                temporary.write_text(text)
+    write_json(result, json_to)
     if json_to != "-":
         render(terminal.out(), result)
     failure = getattr(result, "failure", None)
     if isinstance(failure, Exception):
         raise failure
+
+
+def write_json(result: object, json_to: str | None) -> None:
+    """``result`` as JSON where ``--json`` wants it."""
+    if json_to is None:
+        return
+    from sslcli.report import to_json
+
+    write_text(json.dumps(to_json(result), indent=2, allow_nan=False) + "\n", json_to)
+
+
+def write_text(text: str, to: str) -> None:
+    """Write to a file, whole or not at all, or to stdout (``-``)."""
+    if to == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    with atomic_output(Path(to)) as temporary:
+        temporary.write_text(text)

@@ -13,7 +13,7 @@ from torch import Tensor
 from sslcli.data.partition import cut, validation_count
 from sslcli.data.samples import Sample, SampleSplit, check_targets, sample_randomness
 from sslcli.data.source import DataSource, Normalization
-from sslcli.errors import DataError, SslcliError
+from sslcli.errors import DataError, SslcliError, kind_of
 from sslcli.reference import describe, import_path, made_by, resolve
 
 SPLITS = ("train", "validation", "test")
@@ -52,12 +52,6 @@ def load_factory(
     if first is None:
         raise DataError(f"the factory {reference} returned no data set", "return (train, validation, test)")
     shape = _input_shape(first)
-    if normalization is not None and shape and len(normalization.mean) != shape[0]:
-        raise DataError(
-            f"the mean has {len(normalization.mean)} values but the inputs of {reference} have "
-            f"{shape[0]} channels",
-            f"give {shape[0]} values for --mean and --std",
-        )
     return DataSource(
         name=reference,
         train=splits["train"],
@@ -95,7 +89,7 @@ class UserSamples:
                 ) from error
         if not isinstance(made, tuple | list) or len(made) != 2:
             raise DataError(
-                f"sample {number} of {type(self.dataset).__name__} is a {type(made).__name__}",
+                f"sample {number} of {type(self.dataset).__name__} is {kind_of(made)}",
                 "return (input, target)",
             )
         return made[0], made[1]
@@ -103,7 +97,7 @@ class UserSamples:
 
 def _call(reference: str, factory: Any, seed: int) -> Any:
     if not callable(factory):
-        raise DataError(f"{reference} is a {type(factory).__name__}, not a factory", "name a function")
+        raise DataError(f"{reference} is {kind_of(factory)}, not a factory", "name a function")
 
     def call() -> Any:
         takes_seed = "seed" in inspect.signature(factory).parameters
@@ -119,7 +113,7 @@ def _datasets(reference: str, made: Any) -> dict[str, Any]:
         datasets = dict(zip(SPLITS, (*made, None), strict=False))
     else:
         raise DataError(
-            f"the factory {reference} returned a {type(made).__name__}",
+            f"the factory {reference} returned {kind_of(made)}",
             "return (train, validation) or (train, validation, test)",
         )
     for name, dataset in datasets.items():
@@ -127,7 +121,7 @@ def _datasets(reference: str, made: Any) -> dict[str, Any]:
             continue
         if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
             raise DataError(
-                f"the {name} data set of {reference} is a {type(dataset).__name__}",
+                f"the {name} data set of {reference} is {kind_of(dataset)}",
                 "return a map-style data set, with len() and indexing",
             )
         if len(dataset) == 0:

@@ -99,6 +99,8 @@ class SampleSplit:
             )
         if self.normalization is None:
             return inputs
+        if inputs.dim() > 1:
+            self.normalization.check_channels(inputs.shape[1], self.name)
         mean, std = self.normalization.columns()
         return (inputs - mean) / std
 

@@ -46,8 +46,17 @@ class Normalization:
             or min(self.std, default=1) <= 0
         ):
             raise DataError(
-                f"mean {self.mean} and standard deviation {self.std} do not normalise anything",
+                f"mean {_listed(self.mean)} and std {_listed(self.std)} do not normalise anything",
                 "means must be finite, standard deviations positive",
+            )
+
+    def check_channels(self, channels: int, whose: str = "") -> None:
+        """Raise DataError unless there is a value for every channel of inputs (those of ``whose``)."""
+        if len(self.mean) != channels:
+            of = f" of {whose}" if whose else ""
+            raise DataError(
+                f"the mean has {len(self.mean)} values but the inputs{of} have {channels} channels",
+                f"give {channels} values for --mean and --std",
             )
 
     def columns(self) -> tuple[Tensor, Tensor]:
@@ -141,9 +150,9 @@ def choose_normalization(
         raise DataError("only one of mean and standard deviation is given", "give both --mean and --std")
     else:
         chosen = Normalization(tuple(float(value) for value in mean), tuple(float(value) for value in std))
-    if len(chosen.mean) != channels:
-        raise DataError(
-            f"the mean has {len(chosen.mean)} values but the inputs have {channels} channels",
-            f"give {channels} values for --mean and --std",
-        )
+    chosen.check_channels(channels)
     return chosen
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)

@@ -10,6 +10,8 @@ import copy
 import dataclasses
 import functools
 import inspect
+import io
+import logging
 import traceback
 import warnings
 from collections import OrderedDict, defaultdict
@@ -285,10 +287,18 @@ def _in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Export warns of its own internals, about which a user can do nothing."""
-    with warnings.catch_warnings():
+    """Export warns, logs and prints of its own internals, about which a user can do nothing.
+
+    What it could not trace it prints as generated code; the error says the line of the model instead.
+    """
+    before = logging.root.manager.disable
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
-        yield
+        logging.disable(max(before, logging.WARNING))  # each of torch's loggers has a level of its own
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 def _with_plain_outputs(model: nn.Module) -> nn.Module:

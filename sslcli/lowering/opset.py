@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from sslcli.errors import GraphError
+from sslcli.errors import GraphError, UsageError
 from sslcli.lowering import protos
 from sslcli.lowering.clean import clean
 
@@ -20,7 +20,13 @@ def to_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
 
     Raises:
         GraphError: neither works.
+        UsageError: this build of onnx does not know the version.
     """
+    newest = onnx.defs.onnx_opset_version()
+    if version > newest:
+        raise UsageError(
+            f"onnx {onnx.__version__} knows no opset {version}", f"choose --opset {newest} or older"
+        )
     if protos.opset(model) == version:
         return model
     try:

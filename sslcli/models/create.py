@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from sslcli.errors import ModelError, SslcliError
+from sslcli.errors import ModelError, SslcliError, kind_of
 from sslcli.models.registry import ARCHITECTURES, Architecture
 from sslcli.models.scalars import typed_args
 from sslcli.models.seeding import seeded
@@ -40,7 +40,7 @@ def build(arch: str, arch_args: Mapping[str, object] | None = None, seed: int = 
         model = _call(arch, _factory(arch), dict(arch_args or {}))
     if not isinstance(model, nn.Module):
         raise ModelError(
-            f"the factory {arch} returned a {type(model).__name__}, not a torch.nn.Module",
+            f"the factory {arch} returned {kind_of(model)}, not a torch.nn.Module",
             "return the model from it",
         )
     return model
@@ -83,9 +83,7 @@ def _factory(arch: str) -> Callable[..., Any]:
         case _:
             factory = resolve(arch)
             if not callable(factory):
-                raise ModelError(
-                    f"{arch} is a {type(factory).__name__}, not a factory", "name a function or a class"
-                )
+                raise ModelError(f"{arch} is {kind_of(factory)}, not a factory", "name a function or a class")
             return factory  # type: ignore[no-any-return]
 
 

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 Positive = Annotated[int, Field(gt=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[int, Field(ge=0)]
 
 
@@ -52,11 +54,21 @@ class ModelOptions(Options):
     input_shape: tuple[Positive, ...] | None = Field(
         None,
         description="Shape of one input without the batch axis, such as 3,224,224, "
-        "where nothing tells it; default: what the file, the architecture or the data says.",
+        "where nothing tells it; default: what the file, the architecture or the data says "
+        "(image folders: 3,224,224).",
     )
     trust_pickle: bool = Field(
         False, description="Load a pickled module although unpickling runs code from the file."
     )
+
+    @field_validator("input_shape", mode="before")
+    @classmethod
+    def _with_commas(cls, value: object) -> object:
+        """``3x32x32`` is how people write it."""
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(item, str) and not item.strip().lstrip("+-").isdigit():
+                raise ValueError(f"{item!r} is no size; write whole numbers with commas, such as 3,32,32")
+        return value
 
 
 class DataOptions(Options):
@@ -68,14 +80,16 @@ class DataOptions(Options):
         "module:factory or file.py:factory; default: the one that the model's record names.",
     )
     data_root: str | None = Field(
-        None, description="Folder that holds the data sets' files; default: the user's cache folder."
+        None,
+        description="Folder that holds the data sets' files; default: ~/.cache/sslcli/data "
+        "(sslcli/data in XDG_CACHE_HOME).",
     )
-    mean: tuple[float, ...] | None = Field(
+    mean: tuple[Finite, ...] | None = Field(
         None,
         description="Mean per channel that is subtracted from inputs in 0..1; default: the record's, "
-        "else the data's.",
+        "else the data set's own, ImageNet's for image folders, none for code.",
     )
-    std: tuple[float, ...] | None = Field(
+    std: tuple[PositiveFloat, ...] | None = Field(
         None, description="Standard deviation per channel that inputs are divided by; default: as for mean."
     )
     normalize_from: str | None = Field(
@@ -83,7 +97,9 @@ class DataOptions(Options):
     )
     batch_size: Positive = Field(64, description="Samples per step over all processes.")
     augment: bool | None = Field(
-        None, description="Augment training samples; default: what is usual for the data set."
+        None,
+        description="Augment training samples; default: cifar10 (shifted, mirrored) and image folders "
+        "(cropped, mirrored) are, mnist, fashion-mnist and mnist-5k are not; code does its own.",
     )
     workers: NotNegative = Field(0, description="Worker processes that read data sets of files.")
 
@@ -92,9 +108,11 @@ class RunOptions(Options):
     """Where and how a step runs."""
 
     seed: int = Field(0, description="Seed of every random choice.")
-    device: str = Field("auto", description="cpu, cuda, cuda:N or auto.")
+    device: str = Field(
+        "auto", description="cpu, cuda, cuda:N or auto: the first CUDA device, the CPU where there is none."
+    )
     threads: Positive | None = Field(
-        None, description="Threads of the process; default: what the library chooses."
+        None, description="Threads of the process; default: OMP_NUM_THREADS, else one a core."
     )
 
 

@@ -10,6 +10,7 @@ from sslcli.options.common import Options, Positive, Provider
 
 OLDEST_OPSET = 13
 OPSET = 18
+NEWEST_OPSET = 28
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 DType = Literal["fp32", "fp16", "bf16"]
 
@@ -48,7 +49,9 @@ class ExportOptions(Options):
     provider: Provider = Field("cpu", description="Where the model will run: cpu or cuda.")
     threads: Positive = Field(1, description="Threads that the target gives to one operator.")
     batch_size: Positive = Field(1, description="Items in one run on the target; the file takes any batch.")
-    opset: Annotated[int, Field(ge=OLDEST_OPSET)] = Field(OPSET, description="ONNX operator set.")
+    opset: Annotated[int, Field(ge=OLDEST_OPSET, le=NEWEST_OPSET)] = Field(
+        OPSET, description=f"ONNX operator set, {OLDEST_OPSET} to {NEWEST_OPSET}."
+    )
     dtype: DType = Field(
         "fp32", description="Weights and arithmetic: fp32, fp16 or bf16; inputs and outputs stay fp32."
     )

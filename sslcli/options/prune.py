@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sslcli.options.common import Options, Positive, task_field
 
@@ -38,7 +39,7 @@ class PruneOptions(Options):
     )
     limit: dict[str, Fraction] = Field(
         default_factory=dict,
-        description="GLOB=FRACTION: at most this fraction of a layer's filters goes; repeats; default: 1.",
+        description="At most this fraction of the filters of layers that match goes; repeats; default: 1.",
     )
     min_width: Positive = Field(1, description="Filters that every layer keeps at least, for a target.")
     align: Positive = Field(
@@ -49,3 +50,12 @@ class PruneOptions(Options):
         0, description="Batches of training data that the batch norms' statistics are computed anew from."
     )
     task: str | None = task_field()
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _latency_is_learned(cls, value: object) -> object:
+        if isinstance(value, Mapping) and "latency" in value:
+            raise ValueError(
+                "prune cannot aim at latency, which `sslcli regularize` does; choose macs or params"
+            )
+        return value

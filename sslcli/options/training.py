@@ -58,7 +58,9 @@ class TrainOptions(Options):
         "off", description="Mixed precision; auto: what the device has, off on CPU."
     )
     freeze_zeros: bool | None = Field(
-        None, description="Hold zero groups at zero; default for train: if the input's record names any."
+        None,
+        description="Hold zero groups at zero from the start; default: train does if the input's record "
+        "names any, regularize does not (its fine-tuning always does).",
     )
     recalibrate: bool = Field(
         False, description="Estimate BatchNorm statistics anew on training data at the end."
@@ -93,7 +95,7 @@ class TrainOptions(Options):
     @model_validator(mode="after")
     def _check_nesterov(self) -> TrainOptions:
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
-            raise ValueError("SGD with momentum above 0, where nesterov is on")
+            raise ValueError("'nesterov' needs the optimizer sgd with momentum above 0")
         return self
 
 
@@ -110,8 +112,9 @@ class RegularizeOptions(TrainOptions):
 
     structures: tuple[StructureOptions, ...] = Field(
         (),
-        description="Structures with strengths, NAME=STRENGTH[@GLOB]; repeats; of several that match, the "
-        "last holds; default: none, with a target filter.",
+        description="Structure and strength, NAME=STRENGTH[@GLOB]; repeats; of several that match, the last "
+        "holds. The loss grows by strength x the sum over groups of norm x square root of size "
+        "(--no-size-weights: of norm); default: none, with a target filter.",
     )
     solver: Literal["prox", "subgradient"] = Field(
         "prox", description="prox: exact zeros by block soft-thresholding; subgradient: as the paper."
@@ -165,9 +168,12 @@ class RegularizeOptions(TrainOptions):
     def _check_stages(self) -> RegularizeOptions:
         if self.strength_schedule == "staged":
             if len(self.strength_factors) != len(self.strength_milestones) + 1:
-                raise ValueError("one more factor than milestones, where strength_schedule is staged")
+                raise ValueError(
+                    "'strength_factors' should have one value more than 'strength_milestones', "
+                    "where 'strength_schedule' is staged"
+                )
             if list(self.strength_milestones) != sorted(self.strength_milestones):
-                raise ValueError("increasing strength_milestones")
+                raise ValueError("'strength_milestones' should increase")
         return self
 
 

@@ -85,21 +85,37 @@ def _problem(kind: type[BaseModel], detail: Any) -> Problem:
     path = tuple(detail["loc"])
     if detail["type"] == "extra_forbidden":
         return unknown_key(path, _keys_at(kind, path[:-1]))
+    if path[-1:] == ("[key]",):
+        return _unknown_name(path[:-1], detail)
     name = ".".join(part for part in path if isinstance(part, str))
     if detail["type"] == "missing":
-        return Problem(path, f"the key '{name}' is missing")
+        hint = "add it; `sslcli recipe init` writes a recipe to begin with"
+        return Problem(path, f"the key '{name}' is missing", hint)
     if detail["type"] == "value_error":
         text = str(detail["ctx"]["error"])
-        return Problem(path, f"'{name}': {text}" if path else f"it should be {text}", value=detail["input"])
+        return Problem(path, f"'{name}': {text}" if path else text, value=detail["input"])
     if detail["type"] == "literal_error":
-        expected = str(detail["ctx"]["expected"])
-        words = [word.strip("' ") for word in expected.replace(" or ", ",").split(",")]
-        hint = nearest(str(detail["input"]), words)
+        expected, words = _choices(detail)
+        choice = f"write {words[0]}" if len(words) == 1 else "choose one of these"
+        hint = nearest(str(detail["input"]), words) or choice
         return Problem(
             path, f"'{name}' should be {expected}, not {_shown(detail['input'])}", hint, detail["input"]
         )
     what = f"'{name}' should be {_expected(detail)}, not {_shown(detail['input'])}"
     return Problem(path, what, value=detail["input"])
+
+
+def _unknown_name(path: tuple[Key, ...], detail: Any) -> Problem:
+    """A mapping has a name that none of its values can have."""
+    expected, words = _choices(detail)
+    hint = nearest(str(path[-1]), words) or f"choose {expected}"
+    return Problem(path, f"'{path[-2]}' has no '{path[-1]}'", hint, path[-1])
+
+
+def _choices(detail: Any) -> tuple[str, list[str]]:
+    """What a literal may be, as a sentence says it and as words."""
+    expected = str(detail["ctx"]["expected"])
+    return expected, [word.strip("' ") for word in expected.replace(" or ", ",").split(",")]
 
 
 def _expected(detail: Any) -> str:

@@ -6,9 +6,11 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
 
 from sslcli.errors import DataError, DeviceError, UnknownShapeError, UsageError
 from sslcli.options.common import DataOptions, ModelOptions, RunOptions
@@ -32,7 +34,13 @@ def is_onnx(source: str) -> bool:
     return source.endswith(".onnx")
 
 
-def load_model(source: str, options: ModelOptions, seed: int, data: DataOptions | None = None) -> Checkpoint:
+def load_model(
+    source: str,
+    options: ModelOptions,
+    seed: int,
+    data: DataOptions | None = None,
+    probe: Mapping[str, Any] | None = None,
+) -> Checkpoint:
     """Load a saved model with the options of the command line.
 
     Args:
@@ -40,6 +48,7 @@ def load_model(source: str, options: ModelOptions, seed: int, data: DataOptions 
         options: how it is read.
         seed: of a fresh model.
         data: a sample of it tells what the model takes where neither file nor architecture does.
+        probe: of a plan for the model; tells it likewise.
 
     Raises:
         ModelError: the file is missing, damaged or not what it is said to be.
@@ -47,7 +56,7 @@ def load_model(source: str, options: ModelOptions, seed: int, data: DataOptions 
     try:
         return _load(source, options, seed)
     except UnknownShapeError:
-        specs = () if data is None else _inputs_of_samples(data, seed)
+        specs = _inputs_of_probe(probe) or (() if data is None else _inputs_of_samples(data, seed))
         if not specs:
             raise
         loaded = _load(source, options.model_copy(update={"input_shape": specs[0].shape}), seed)
@@ -88,6 +97,19 @@ def _inputs_of_samples(options: DataOptions, seed: int) -> tuple[InputSpec, ...]
         return ()
     inputs: Any = split.batch(torch.tensor([0]))[0]  # a factory's may be a tuple
     return input_specs(tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,))
+
+
+def _inputs_of_probe(probe: Mapping[str, Any] | None) -> tuple[InputSpec, ...]:
+    """Shape and kind of a probe's inputs; nothing where it does not hold them. It comes out of a file."""
+    from sslcli.checkpoint.record import InputSpec
+
+    adapter = TypeAdapter(InputSpec)
+    try:
+        entries = (probe or {}).get("inputs", ())
+        given = [{"shape": entry["shape"][1:], "dtype": entry["dtype"]} for entry in entries]
+        return tuple(adapter.validate_python(entry) for entry in given)
+    except (TypeError, LookupError, ValueError):
+        return ()
 
 
 def _with_inputs(loaded: Checkpoint, specs: tuple[InputSpec, ...]) -> Checkpoint:

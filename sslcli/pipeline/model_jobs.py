@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sslcli.errors import InputError, PlanError, TargetError
+from sslcli.errors import InputError, PlanError, TargetError, UsageError
 from sslcli.files import atomic_output, lock_output, read_bounded
 from sslcli.options.common import DataOptions, ModelOptions, RunOptions
 from sslcli.options.steps import Settings
@@ -149,7 +149,7 @@ def apply_plan(
     from sslcli.checkpoint.reshape import reshaped
 
     if options.arch is None:
-        raise InputError("apply-plan needs the class that the plan is for", "name it with --arch")
+        raise UsageError("apply-plan needs the class that the plan is for", "name it with --arch")
     settings = Settings(None, options, DataOptions.model_validate({}), RunOptions.model_validate({}))
     request = Request("apply-plan", str(plan), output, settings, force=force)
     if dry_run:
@@ -157,8 +157,8 @@ def apply_plan(
     check_output(request)
     with lock_output(output):
         if plan.suffix == ".json":
-            fresh = inputs.load_model(f"arch:{options.arch}", options, 0)
-            applied = plans.Plan.from_json(_read_json(plan))
+            applied = plans.Plan.from_json(_read_plan(plan))
+            fresh = inputs.load_model(f"arch:{options.arch}", options, 0, probe=applied.probe)
             small = reshaped(fresh.model, applied.to_json(), str(plan))
             example, record = fresh.example, fresh.record
             record = dataclasses.replace(record, plan=applied.to_json())
@@ -340,15 +340,22 @@ def _probe(model: nn.Module, plan: Plan) -> None:
         check_probe(model, plan.probe)
 
 
-def _read_json(path: Path) -> Any:
+def _read_plan(path: Path) -> Any:
+    """A plan's JSON, which at least says that it is one."""
     from sslcli.checkpoint.record import MAX_BYTES
+    from sslcli.plan.plan import SCHEMA
 
     try:
-        return json.loads(read_bounded(path, MAX_BYTES))
+        data = json.loads(read_bounded(path, MAX_BYTES))
     except OSError as error:
         raise PlanError(f"cannot read the plan {path} ({error.strerror})", "check the name") from error
     except (ValueError, RecursionError) as error:
         raise PlanError(f"{path} is not JSON", "use the plan that sslcli prune wrote") from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise PlanError(
+            f"{path} is not a plan (its key schema is not {SCHEMA!r})", "use the .plan.json of sslcli prune"
+        )
+    return data
 
 
 __all__ = ["apply_plan", "export", "inspect", "onnx_record", "plan_path", "prune"]

@@ -75,6 +75,7 @@ class TrainingResult:
         left: what would be left if pruned now, as fractions.
         reached: of a targeted run, what is left and what was lost.
         history: one record an epoch.
+        course: the file that holds those records and more, beside the output.
     """
 
     command: str
@@ -92,6 +93,7 @@ class TrainingResult:
     reached: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    course: str | None = None
     shape: Shape | None = None
     made: Made | None = None
 
@@ -362,7 +364,13 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class RecipeText:
-    """``recipe explain`` and ``recipe validate``: words about a recipe."""
+    """``recipe init``, ``explain`` and ``validate``: a recipe's text, or words about it.
+
+    Attributes:
+        problems: all that is wrong with it, in the order of the lines; the last is the ``failure``.
+    """
 
     recipe: str
     text: str
+    problems: list[SslcliError] = field(default_factory=list)
+    failure: SslcliError | None = None

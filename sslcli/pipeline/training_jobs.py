@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sslcli.errors import OutputError, TargetError
+from sslcli.errors import OutputError, TargetError, UsageError
 from sslcli.files import lock_output
 from sslcli.pipeline import inputs
 from sslcli.pipeline.outputs import check_output, nearest_path
@@ -68,6 +68,7 @@ def _run(request: Request, observers: Observers, method: Callable[..., TrainResu
             inputs.warn_of(loaded, request.source)
         source = inputs.load_data(chosen.data, loaded.record, chosen.run.seed, inputs.input_shape_of(loaded))
         task = load_task(chosen.step.task)
+        _require_fitting(request, loaded, source, task)
         before = _measured(loaded.model, source, "validation", task)
         if world.writes and not request.source.startswith("arch:"):
             _warn_of_chance(before, source, request.source)
@@ -89,6 +90,27 @@ def _run(request: Request, observers: Observers, method: Callable[..., TrainResu
                 world=world,
             )
         return _finished(request, loaded, source, trained, before, task, world)
+
+
+def _require_fitting(request: Request, loaded: Checkpoint, source: DataSource, task: Task | None) -> None:
+    """Refuse what would only fail after the last step, when the trained model is traced to be written."""
+    from sslcli.graph.trace import trace
+    from sslcli.training.task import call
+
+    stated = request.settings.model.input_shape
+    as_they_come = task is None or task.forward is call
+    if stated is not None and as_they_come and source.input_shape not in ((), stated):
+        raise UsageError(
+            f"--input-shape {_joined(stated)} is not the shape of the samples of {source.name}, "
+            f"{_joined(source.input_shape)}",
+            "leave it out, or name other data",
+        )
+    if request.command == "train":  # regularize traces first of all
+        trace(loaded.model, loaded.example)
+
+
+def _joined(shape: tuple[int, ...]) -> str:
+    return ",".join(str(size) for size in shape)
 
 
 def _finished(
@@ -126,6 +148,7 @@ def _finished(
         reached=dict(trained.reached),
         history=list(fit.history),
         notes=list(loaded.notes),
+        course=str(metrics_path(output)),
         shape=shape_of_model(trained.model, trained.example),
     )
 

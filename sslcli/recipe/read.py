@@ -36,8 +36,17 @@ def load_recipe(
     """
     recipe, problems = recipe_problems(path, overrides, machine)
     if recipe is None:
-        raise problems[0]
+        raise _first(problems, path)
     return recipe
+
+
+def _first(problems: Sequence[SslcliError], path: Path) -> SslcliError:
+    """The first problem, which says how to see the others."""
+    first, more = problems[0], len(problems) - 1
+    if not more:
+        return first
+    others = f"for {more} more problem{'s' if more > 1 else ''} see `sslcli recipe validate {path}`"
+    return type(first)(first.what, others if first.hint is None else f"{first.hint}; {others}")
 
 
 def recipe_problems(
@@ -174,8 +183,14 @@ def _need_problems(
         return []
     if need == step.id or need in later:
         return [Problem(where, f"step '{step.id}' needs '{need}', which is not before it", "move it up")]
-    hint = nearest(need, earlier) or f"steps before it are {', '.join(earlier) or 'none'}"
+    hint = nearest(need, earlier) or _choice(earlier, "leave 'needs' out")
     return [Problem(where, f"step '{step.id}' needs '{need}', which is no step", hint)]
+
+
+def _choice(earlier: dict[str, StepKeys], otherwise: str) -> str:
+    if earlier:
+        return f"steps before it are {', '.join(earlier)}"
+    return f"it is the first step, so {otherwise}"
 
 
 def _reference_problems(path: tuple[Key, ...], step: StepKeys, earlier: dict[str, StepKeys]) -> list[Problem]:
@@ -185,7 +200,7 @@ def _reference_problems(path: tuple[Key, ...], step: StepKeys, earlier: dict[str
         value = (step.values or {}).get(name)
         if not isinstance(value, str) or value in earlier or any(mark in value for mark in "./:\\"):
             continue
-        hint = nearest(value, earlier) or f"steps before it are {', '.join(earlier) or 'none'}"
+        hint = nearest(value, earlier) or _choice(earlier, "name a file")
         what = f"'{name}' names '{value}', neither an earlier step nor a file,"
         problems.append(Problem((*path, "with", name), what, hint))
     return problems

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sslcli.errors import OutputError
 from sslcli.files import atomic_output, check_writable
+from sslcli.options.common import ModelOptions
 
 _WORDS = ("null", "true", "false")
 
@@ -22,12 +24,12 @@ seed: 0
 model:
   arch: {arch}
   weights: {weights}
-
+{keys}
 # What all steps read. mean and std per channel may be given; the choice is recorded in the outputs.
 data:
   name: {data}
   batch_size: 64
-
+{facts}
 steps:
 {baseline}
   # Group Lasso until whole groups are exactly zero, then fine-tuning without it, zeros held at zero. The
@@ -42,7 +44,7 @@ steps:
       epochs: 10
       finetune_epochs: 5
       lr: 0.01
-
+{task_line}
   # Remove what is zero; the result is compared with the masked model.
   - id: small
     uses: prune
@@ -54,7 +56,7 @@ steps:
   # The file that will be served, on the test set.
   - id: after
     uses: evaluate
-
+{task_block}
   # Against the model before; fail_under makes the run fail (exit 7) if the speedup stays below it.
   - id: speed
     uses: bench
@@ -68,29 +70,79 @@ _TRAIN = """\
   # The model as it was before: the base of all comparisons.
   - id: baseline
     uses: train
-    with: {epochs: 10, lr: 0.01}
+    with: {{epochs: 10, lr: 0.01{task_item}}}
 """
 _COPY = """\
   # The model as it is, exported without any change, and its error: the base of all comparisons.
-  - {id: baseline, uses: export, with: {lower: dense}}
-  - {id: before, uses: evaluate}
+  - {{id: baseline, uses: export, with: {{lower: dense}}}}
+  - {{id: before, uses: evaluate{task_with}}}
 """
 
 
-def template(model: str, data: str, arch: str | None = None) -> str:
-    """The text for a MODEL as the command line names it."""
-    fresh = model.startswith("arch:")
-    values = {
-        "title": model,
-        "file": "RECIPE.yaml",
-        "arch": _scalar(model.removeprefix("arch:") if fresh else arch),
-        "weights": _scalar(None if fresh else model),
-        "data": _scalar(data),
-        "baseline": _TRAIN if fresh else _COPY,
-        "base": "baseline",
+@dataclass(frozen=True)
+class Start:
+    """What a recipe is written for.
+
+    Attributes:
+        model: as the command line names it.
+        data: the data set, likewise.
+        options: how the model is read.
+        task: what is learned, where it is not classification.
+        input_shape: what the data set's samples will be, where that is known; told in a comment.
+        mean: what will be subtracted from them, likewise.
+        std: what they will be divided by, likewise.
+    """
+
+    model: str
+    data: str
+    options: ModelOptions = field(default_factory=lambda: ModelOptions.model_validate({}))
+    task: str | None = None
+    input_shape: tuple[int, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+def template(start: Start) -> str:
+    """The text of the recipe."""
+    fresh = start.model.startswith("arch:")
+    task = None if start.task is None else json.dumps(start.task)
+    tasks = {
+        "task_item": f", task: {task}" if task else "",
+        "task_with": f", with: {{task: {task}}}" if task else "",
+        "task_line": f"      task: {task}\n" if task else "",
+        "task_block": f"    with: {{task: {task}}}\n" if task else "",
     }
-    text = _TEMPLATE.format(**values)
+    text = _TEMPLATE.format(
+        title=start.model,
+        file="RECIPE.yaml",
+        arch=_scalar(start.model.removeprefix("arch:") if fresh else start.options.arch),
+        weights=_scalar(None if fresh else start.model),
+        keys=_keys(start.options),
+        data=_scalar(start.data),
+        facts=_facts(start),
+        baseline=(_TRAIN if fresh else _COPY).format(**tasks),
+        base="baseline",
+        **tasks,
+    )
     return text if fresh else text.replace("  - id: sparse\n", "  - id: sparse\n    needs: []\n")
+
+
+def _keys(options: ModelOptions) -> str:
+    """The further keys of ``model`` that were given; JSON is YAML."""
+    given = options.model_dump(mode="json", exclude_defaults=True, exclude={"arch"})
+    return "".join(f"  {name}: {json.dumps(value)}\n" for name, value in given.items())
+
+
+def _facts(start: Start) -> str:
+    """Comments on what will be used where nothing else is said."""
+    lines = []
+    if start.input_shape:
+        shape = ",".join(str(size) for size in start.input_shape)
+        lines.append(f"  # samples: {shape}, as channels,height,width of images")
+    if start.mean:
+        lines += [f"  # mean: {json.dumps(start.mean)}  # what is used; say it to change it"]
+        lines += [f"  # std: {json.dumps(start.std)}"]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def write_template(path: Path, text: str, *, force: bool = False) -> None:

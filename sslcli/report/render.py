@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from sslcli.pipeline import results
 from sslcli.report import bench_tables, model_tables, run_tables
 from sslcli.report.numbers import count, duration, metric, per_cent
 from sslcli.report.runs import ReportResult
-from sslcli.report.tables import change_cell, file_line, new_table, notices, verified
+from sslcli.report.tables import change_cell, file_line, new_table, verified
 
 
 def render(console: Console, result: object) -> None:
@@ -24,7 +25,13 @@ def render(console: Console, result: object) -> None:
     printer = _PRINTERS.get(type(result))
     if printer is None:
         raise TypeError(f"there is no table for {type(result).__name__}")
-    printer(console, result)
+    if console.is_terminal:
+        printer(console, result)
+        return
+    with console.capture() as captured:  # columns are padded, which nobody wants in a file
+        printer(console, result)
+    lines = captured.get().splitlines()
+    console.file.write("".join(f"{line.rstrip()}\n" for line in lines))
 
 
 def _training(console: Console, result: results.TrainingResult) -> None:
@@ -43,7 +50,8 @@ def _training(console: Console, result: results.TrainingResult) -> None:
     for name, fraction in result.left.items():
         table.add_row(f"{_CAPITALS.get(name, name)} left if pruned", "", per_cent(fraction), "")
     console.print(table)
-    notices(console, result.notes)
+    if result.course is not None:
+        file_line(console, "course", result.course)
     file_line(console, f"{result.epochs} epochs in {duration(result.seconds)}", result.output)
 
 
@@ -73,15 +81,25 @@ def _planned(console: Console, result: results.Planned) -> None:
 
 
 def _diagnosis(console: Console, result: results.Diagnosis) -> None:
-    table = new_table("", "what", "found", left=3)
     colours = {"ok": "green", "missing": "red", "notice": "yellow"}
+    width = max((len(finding.name) for finding in result.findings), default=0)
     for finding in result.findings:
-        table.add_row(Text(finding.state, style=colours[finding.state]), finding.name, Text(finding.text))
-    console.print(table)
+        head = f"{finding.name:{width}}  "
+        lines = _unbroken(finding.text, console.width - len(head) - 9)
+        for number, line in enumerate(lines):
+            begin = Text(f"{finding.state:9}", colours[finding.state]) if number == 0 else Text(" " * 9)
+            console.print(begin + (head if number == 0 else " " * len(head)) + line, soft_wrap=True)
+
+
+def _unbroken(text: str, width: int) -> list[str]:
+    """Lines of about ``width``; a word that is longer, such as a path, stays whole to be copied."""
+    lines = textwrap.wrap(text, max(width, 20), break_long_words=False, break_on_hyphens=False)
+    return lines or [""]
 
 
 def _recipe_text(console: Console, result: results.RecipeText) -> None:
-    console.print(Text(result.text), soft_wrap=True)
+    if result.text:
+        console.print(Text(result.text), soft_wrap=True)
 
 
 def _report(console: Console, result: ReportResult) -> None:

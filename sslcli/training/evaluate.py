@@ -14,7 +14,7 @@ from sslcli.data.source import Split
 from sslcli.data.stream import stream
 from sslcli.errors import DataError, GraphError
 from sslcli.reference import describe
-from sslcli.training.task import Task, classification, is_constant
+from sslcli.training.task import Task, classification, is_constant, loss_of, metric_of
 from sslcli.training.world import ALONE, World
 
 
@@ -91,8 +91,8 @@ def data_fit(*, first: bool) -> Iterator[None]:
 def _batch_sums(model: nn.Module, task: Task, batch: tuple[Any, Any]) -> Tensor:
     inputs, targets = batch
     outputs = task.forward(model, like(inputs, model))
-    metric = task.metric(outputs, targets)
-    loss = task.loss(outputs, targets).double() * len(metric)
+    metric = metric_of(task, outputs, targets)
+    loss = loss_of(task, outputs, targets).double() * len(metric)
     return torch.stack([loss, metric.double().sum(), (~is_constant(outputs)).double()])
 
 

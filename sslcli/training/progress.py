@@ -88,8 +88,17 @@ class MetricsFile:
 
     def _rewind(self, step: int) -> None:
         kept = [line for line in self._lines() if step > 0 and _step_of(line) in range(step + 1)]
+        if not kept:  # the first record makes the file, so that a run that fails before it leaves none
+            self._remove()
+            return
         with atomic_output(self.path) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def _remove(self) -> None:
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise output_error(self.path, error) from error
 
     def _lines(self) -> list[str]:
         return self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []

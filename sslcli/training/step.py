@@ -17,7 +17,7 @@ from sslcli.sparsity.solvers import Prox, Subgradient
 from sslcli.sparsity.zeros import Freeze
 from sslcli.training.layout import ChannelsLast
 from sslcli.training.optimizer import build_optimizer, prox_step_size, set_lr
-from sslcli.training.task import Task
+from sslcli.training.task import Task, loss_of
 
 Solver = Prox | Subgradient
 
@@ -123,7 +123,7 @@ class Stepper:
             self.solver.threshold(self.options.element_threshold)
 
     def _loss(self, outputs: Any, inputs: Any, targets: Any) -> Tensor:
-        loss = self.task.loss(outputs, targets)
+        loss = loss_of(self.task, outputs, targets)
         if self.teacher is None or self.task.distill is None:
             return loss
         with torch.no_grad():

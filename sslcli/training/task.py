@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslcli.errors import DataError
+from sslcli.errors import DataError, InputError, kind_of
 
 # The weight of auxiliary heads' losses in the networks that have them (Szegedy et al. 2015).
 _AUXILIARY = 0.3
@@ -40,6 +40,32 @@ class Task:
     metric_name: str = "accuracy"
     distill: Callable[[Any, Any, float], Tensor] | None = None
     forward: Callable[[nn.Module, Any], Any] = call
+
+
+def loss_of(task: Task, outputs: Any, targets: Any) -> Tensor:
+    """The task's loss of a batch; InputError where it is no scalar, which is the task's fault."""
+    loss = task.loss(outputs, targets)
+    if isinstance(loss, Tensor) and loss.dim() == 0:
+        return loss
+    raise InputError(
+        f"the loss of the task {task.name} is {_kind(loss)}, not a scalar",
+        "return a scalar from the task's loss, such as the mean over the samples",
+    )
+
+
+def metric_of(task: Task, outputs: Any, targets: Any) -> Tensor:
+    """The task's metric of a batch; InputError where it has no value for each sample."""
+    metric = task.metric(outputs, targets)
+    if isinstance(metric, Tensor) and metric.dim() > 0:
+        return metric
+    raise InputError(
+        f"the metric of the task {task.name} is {_kind(metric)}, not a value for each sample",
+        "return a tensor of shape (samples,) from the task's metric",
+    )
+
+
+def _kind(value: object) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else kind_of(value)
 
 
 def classification(label_smoothing: float = 0.0) -> Task:

@@ -10,6 +10,7 @@ import pytest
 
 from sslcli.cli import main as module
 from sslcli.cli.main import COMMANDS, main
+from sslcli.options.names import ARCHITECTURES
 
 HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "pydantic", "rich", "yaml")
 
@@ -74,7 +75,7 @@ def test_python_dash_m_is_the_same_command():
         ),
         (["regularize", "arch:lenet", "-o", "x.pt2", "--target", "macs"], "is not NAME=FRACTION"),
         (["regularize", "arch:lenet", "-o", "x.pt2", "--target", "macs=2"], "should be at most 1, not 2"),
-        (["doctor", "--dry-run"], "doctor only looks"),
+        (["doctor", "--dry-run"], "No such option '--dry-run'"),
         (["run", "x.yaml", "--set", "seed"], ""),
     ],
 )
@@ -147,8 +148,8 @@ def test_no_colour_off_a_terminal(capfd):
     assert "\x1b" not in capfd.readouterr().err
 
 
-def completed(*words):
-    """What a shell offers for the last of ``words``, by the installed script."""
+def offered(*words):
+    """What a shell is told for the last of ``words``, by the installed script: kind,value."""
     environment = {
         **os.environ,
         "_SSLCLI_COMPLETE": "bash_complete",
@@ -157,13 +158,47 @@ def completed(*words):
     }
     script = Path(sys.executable).with_name("sslcli")
     done = subprocess.run([script], env=environment, capture_output=True, text=True, check=True)
-    return [line.partition(",")[2] for line in done.stdout.splitlines()]
+    return done.stdout.splitlines()
+
+
+def completed(*words):
+    """The words that a shell offers, without the files that it looks for itself."""
+    return [line.removeprefix("plain,") for line in offered(*words) if line.startswith("plain,")]
 
 
 def test_a_shell_completes_commands_options_and_choices():
     assert completed("pru") == ["prune"]
     assert completed("prune", "x.pt2", "--thr") == ["--threshold", "--threads"]
     assert completed("regularize", "x.pt2", "--solver", "p") == ["prox"]
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["train", "mi"], []),
+        (["train", "ar"], [f"arch:{name}" for name in ARCHITECTURES]),
+        (["bench", "a.onnx", "mi"], []),
+        (["train", "x.pt2", "--teacher", "mi"], []),
+        (["train", "x.pt2", "--data", "mn"], ["mnist", "mnist-5k"]),
+        (["prune", "x.pth", "--arch", "resnet2"], ["resnet20"]),
+        (["recipe", "init", "x.pth", "--data", "ci"], ["cifar10"]),
+    ],
+)
+def test_a_shell_completes_files_and_built_in_names(words, names):
+    assert completed(*words) == names
+    assert f"file,{words[-1]}" in offered(*words)
+
+
+def test_completion_loads_no_torch():
+    code = "import os; os.environ.update(_SSLCLI_COMPLETE='bash_complete', COMP_WORDS='sslcli train mi', "
+    code += "COMP_CWORD='2'); from sslcli.cli.main import main; main()"
+    assert not imported_by(
+        f"import contextlib\nwith contextlib.suppress(SystemExit):\n    exec({code!r})"
+    ) & {
+        "torch",
+        "onnx",
+        "numpy",
+    }
 
 
 def test_the_package_can_be_run_as_a_module():

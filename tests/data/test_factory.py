@@ -150,10 +150,10 @@ def test_a_data_source_is_taken_as_it_is(factory):
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ("def make(): return 3", "returned a int"),
+        ("def make(): return 3", "returned an int"),
         ("def make(): return None, None", "returned no data set"),
         ("def make(): return [], None", "is empty"),
-        ("def make(): return 5, None", "train data set of .* is a int"),
+        ("def make(): return 5, None", "train data set of .* is an int"),
         ("def make(): raise KeyError('lost')", "failed .KeyError: 'lost'"),
         ("make = 3", "not a factory"),
         ("other = 3", "no attribute 'make'"),

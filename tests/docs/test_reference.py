@@ -54,6 +54,14 @@ def test_every_command_has_its_section(generate):
         assert f"\n## sslcli {path}\n" in page
 
 
+def test_bench_is_documented_as_the_function_that_the_package_calls(generate):
+    section = generate.api_page().split("\n## sslcli.bench\n")[1].split("\n## ")[0]
+    arguments = re.findall(r"^    (\w+)[,=]", section, flags=re.MULTILINE)
+    described = re.findall(r"^    (\w+): ", section.partition("Raises:")[0], flags=re.MULTILINE)
+    assert arguments == described
+    assert arguments[0] == "base"
+
+
 @pytest.mark.parametrize("source", fenced("python"))
 def test_python_of_the_readme_parses(source):
     ast.parse(source)

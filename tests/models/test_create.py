@@ -96,7 +96,7 @@ def test_file_factory_imports_its_neighbour(factories):
         ("{}:missing", "no attribute 'missing'.*small"),
         ("{}:text", "returned a str, not a torch.nn.Module"),
         ("{}:broken", "RuntimeError: the factory's own words"),
-        ("{}:LIMIT", "is a int, not a factory"),
+        ("{}:LIMIT", "is an int, not a factory"),
         ("nowhere/{}x.py:small", "there is no file"),
         ("no_such_package.nets:small", "there is no module"),
         ("json:", "not a code reference"),

@@ -27,7 +27,7 @@ class Some(Options):
         ({"rate": [1]}, "'rate' should be a number, not [1]", None),
         ({"rate": False}, "'rate' should be a number, not false", None),
         ({"word": "alpa"}, "'word' should be 'alpha' or 'beta', not 'alpa'", "did you mean 'alpha'?"),
-        ({"word": 7}, "'word' should be 'alpha' or 'beta', not 7", None),
+        ({"word": 7}, "'word' should be 'alpha' or 'beta', not 7", "choose one of these"),
         ({"flag": 5}, "'flag' should be true or false, not 5", None),
         ({"cuont": 5}, "unknown key 'cuont'", "did you mean 'count'?"),
         ({"zzz": 5}, "unknown key 'zzz'", "known keys are count, flag, rate, word"),

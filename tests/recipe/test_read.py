@@ -22,6 +22,8 @@ steps:
   - {id: control, uses: train, needs: baseline}
 """
 
+ADD = "add it; `sslcli recipe init` writes a recipe to begin with"
+
 
 @pytest.fixture
 def write(tmp_path):
@@ -65,8 +67,8 @@ def test_weights_are_the_source(write):
     ("old", "new", "message"),
     [
         ("seed: 3", "sead: 3", "2: unknown key 'sead'; did you mean 'seed'?"),
-        ("version: 1", "version: 2", "1: 'version' should be 1, not 2"),
-        ("version: 1\n", "", "1: the key 'version' is missing"),
+        ("version: 1", "version: 2", "1: 'version' should be 1, not 2; write 1"),
+        ("version: 1\n", "", f"1: the key 'version' is missing; {ADD}"),
         ("{arch: lenet,", "{arhc: lenet,", "3: unknown key 'arhc'; did you mean 'arch'?"),
         ("{arch: lenet,", "{", "3: the model has neither 'arch' nor 'weights'; give one of them"),
         ("batch_size: 32", "batch_size: 0", "4: 'data.batch_size' should be greater than 0, not 0"),
@@ -100,7 +102,7 @@ def test_weights_are_the_source(write):
             "6: 'steps.uses' should be 'train', 'regularize', 'prune', 'export', 'bench', 'inspect' or "
             "'evaluate', not 'trian'; did you mean 'train'?",
         ),
-        ("    uses: regularize\n", "", "7: the key 'steps.uses' is missing"),
+        ("    uses: regularize\n", "", f"7: the key 'steps.uses' is missing; {ADD}"),
         (
             "        filter: 5.0e-3",
             "        filtr: 5.0e-3",

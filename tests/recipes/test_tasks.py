@@ -94,7 +94,7 @@ def test_the_page_shows_the_file_of_the_recipe():
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
-        ("def make_task(): return 3", "made a int; return a sslcli.Task"),
+        ("def make_task(): return 3", "made an int; return a sslcli.Task"),
         ("def make_task(): raise ValueError('no')", "failed (ValueError: no); call it in python"),
         ("other = 1", "has no attribute 'make_task'"),
     ],

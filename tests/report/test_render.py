@@ -197,3 +197,30 @@ def test_a_layer_that_went_is_said(run_result):
 def test_an_unknown_result_is_a_bug():
     with pytest.raises(TypeError, match="no table for GateError"):
         printed(GateError("x"))
+
+
+@pytest.mark.parametrize("result", OTHERS, ids=lambda result: type(result).__name__)
+def test_no_line_ends_in_blanks_off_a_terminal(result):
+    assert all(line == line.rstrip() for line in printed(result).splitlines())
+
+
+def test_doctor_keeps_paths_whole():
+    path = "/home/somebody/" + "a-long-folder/" * 7 + "mnist"
+    findings = [
+        results.Finding("data mnist", "ok", path),
+        results.Finding("torch", "ok", "2 " + "word " * 30),
+    ]
+    lines = printed(results.Diagnosis(findings)).splitlines()
+    assert lines[0].split()[-1] == path
+    assert len(lines) > 2
+    assert max(map(len, lines[1:])) <= 80
+
+
+def test_every_file_that_was_written_is_named():
+    assert "plan -> small.plan.json" in printed(dataclasses.replace(PRUNE, plan="small.plan.json"))
+    told = printed(dataclasses.replace(TRAINING, course="sparse.metrics.jsonl"))
+    assert "course -> sparse.metrics.jsonl" in told
+
+
+def test_a_note_that_was_a_warning_before_training_is_not_told_again():
+    assert "is used" not in printed(dataclasses.replace(TRAINING, notes=["the graph itself is used"]))

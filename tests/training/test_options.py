@@ -34,8 +34,8 @@ def test_structures_are_read_in_every_form(given, expected):
         ({"structures": {"filter": float("nan")}}, "nan"),
         ({"target": {"macs": 1.5}}, "at most 1"),
         ({"target": {"flops": 0.5}}, "flops"),
-        ({"strength_schedule": "staged", "strength_milestones": [1, 2]}, "one more factor"),
-        ({"nesterov": True, "momentum": 0}, "SGD with momentum"),
+        ({"strength_schedule": "staged", "strength_milestones": [1, 2]}, "one value more"),
+        ({"nesterov": True, "momentum": 0}, "needs the optimizer sgd"),
         ({"lr": 0}, "greater than 0"),
     ],
 )

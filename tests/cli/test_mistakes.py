@@ -1,0 +1,249 @@
+"""Plain mistakes of a user: one sentence that names the flag, the file or the line, and the exit code."""
+
+import textwrap
+from pathlib import Path
+
+import onnx
+import pytest
+
+from sslcli.cli.main import main
+from sslcli.options.export import NEWEST_OPSET
+
+CODE = """
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    import sslcli
+
+    def build(width=4):
+        return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Flatten(), nn.Linear(width * 36, 10))
+
+    class Loop(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x):
+            while x.sum() > 0:
+                x = self.layer(x) - 1
+            return x
+
+    class Samples:
+        classes = list("0123456789")
+
+        def __len__(self):
+            return 32
+
+        def __getitem__(self, index):
+            return torch.full((3, 8, 8), float(index)), index % 10
+
+    def data():
+        return Samples(), Samples(), Samples()
+
+    def right(outputs, targets):
+        return (outputs.argmax(1) == targets).float()
+
+    def divided(outputs, targets):
+        return 1 / 0
+
+    def many(outputs, targets):
+        return F.cross_entropy(outputs, targets, reduction="none")
+
+    def failing():
+        return sslcli.Task("failing", divided, right)
+
+    def not_scalar():
+        return sslcli.Task("not scalar", many, right)
+
+    def one_metric():
+        return sslcli.Task("one metric", F.cross_entropy, lambda *pair: right(*pair).mean())
+
+    def number():
+        return 3
+"""
+NET = ["arch:code.py:build", "--input-shape", "3,8,8"]
+DATA = ["--data", "code.py:data", "-b", "16", "--epochs", "1"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "code.py").write_text(textwrap.dedent(CODE))
+    return tmp_path
+
+
+def line_of(text):
+    return 1 + textwrap.dedent(CODE).splitlines().index(text)
+
+
+def refused(capfd, code, *arguments):
+    """The one sentence of a command that ends with ``code``."""
+    assert main(list(arguments)) == code
+    captured = capfd.readouterr()
+    sentences = [line for line in captured.err.splitlines() if not line.startswith("train starts")]
+    assert len(sentences) == 1
+    return sentences[0]
+
+
+def left_behind():
+    return sorted(path.name for path in Path().iterdir() if path.name not in ("code.py", "__pycache__"))
+
+
+@pytest.mark.parametrize("values", ["0.5", "0.5,0.5"])
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_mean_of_too_few_channels_names_both_numbers(capfd, command, values):
+    rest = [*DATA, "-o", "x.pt2"] if command == "train" else DATA[:2]
+    said = refused(capfd, 3, command, *NET, *rest, "--mean", values, "--std", values)
+    assert f"the mean has {values.count(',') + 1} values but the inputs of" in said
+    assert "give 3 values for --mean and --std" in said
+
+
+@pytest.mark.parametrize("opset", ["3", "99"])
+def test_an_opset_out_of_range_is_a_usage_error(capfd, opset):
+    said = refused(capfd, 2, "export", *NET, "--opset", opset, "-o", "x.onnx")
+    assert "--opset should be at" in said
+
+
+def test_an_opset_that_this_onnx_does_not_know_is_a_usage_error(capfd, monkeypatch):
+    assert onnx.defs.onnx_opset_version() >= NEWEST_OPSET
+    monkeypatch.setattr(onnx.defs, "onnx_opset_version", lambda: 17)
+    said = refused(capfd, 2, "export", *NET, "--opset", "18", "-o", "x.onnx")
+    assert "knows no opset 18; choose --opset 17 or older" in said
+
+
+def test_a_loss_that_raises_is_told_with_its_line(capfd):
+    said = refused(capfd, 3, "train", *NET, *DATA, "--task", "code.py:failing", "-o", "x.pt2")
+    place = f"code.py:{line_of('    return 1 / 0')}"
+    assert f"the loss of the task code.py:failing fails at {place} (ZeroDivisionError: " in said
+    assert left_behind() == []
+
+
+@pytest.mark.parametrize(
+    ("task", "hint"),
+    [
+        ("not_scalar", "return a scalar from the task's loss"),
+        ("one_metric", "return a tensor of shape (samples,) from the task's metric"),
+        ("number", "the task code.py:number made an int"),
+    ],
+)
+def test_a_task_of_the_wrong_kind_is_the_tasks_fault(capfd, task, hint):
+    said = refused(capfd, 3, "train", *NET, *DATA, "--task", f"code.py:{task}", "-o", "x.pt2")
+    assert hint in said
+    assert "the data" not in said
+    assert left_behind() == []
+
+
+def test_an_input_shape_that_the_data_contradict_is_refused_before_training(capfd):
+    data = ["--data", "mnist-5k", "--max-steps", "1"]
+    said = refused(capfd, 2, "train", "arch:lenet", *data, "--input-shape", "3,32,32", "-o", "x.pt2")
+    assert "--input-shape 3,32,32 is not the shape of the samples of mnist-5k, 1,28,28" in said
+    assert left_behind() == []
+
+
+def test_a_network_that_cannot_be_traced_is_refused_before_training(capfd):
+    source = ["arch:code.py:Loop", "--input-shape", "3,8,8"]
+    said = refused(capfd, 4, "train", *source, *DATA, "-o", "x.pt2")
+    assert "cannot be traced" in said
+    assert left_behind() == []
+
+
+def test_a_network_whose_flow_depends_on_data_is_told_in_one_sentence(capfd):
+    said = refused(capfd, 4, "prune", "arch:code.py:Loop", "--input-shape", "4", "-o", "x.pt2")
+    assert f"its control flow depends on the data at code.py:{line_of('        while x.sum() > 0:')}" in said
+    assert left_behind() == []
+
+
+REGULARIZE = ["regularize", *NET, "-o", "x.pt2", "--data", "code.py:data"]
+STAGED = ["--strength-schedule", "staged", "--strength-milestones", "1,2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            [*REGULARIZE, "--target", "flops=0.5"],
+            "--target has no 'flops'; choose 'macs', 'params' or 'latency'",
+        ),
+        (
+            ["prune", *NET, "-o", "x.pt2", "--target", "mcas=0.5"],
+            "--target has no 'mcas'; did you mean 'macs'?",
+        ),
+        (["prune", *NET, "-o", "x.pt2", "--target", "latency=0.5"], "which `sslcli regularize` does"),
+        (["prune", *NET, "-o", "x.pt2", "--limit", "right=3"], "--limit right should be at most 1, not 3"),
+        ([*REGULARIZE, "--structure", "filtr=0.1"], "--structure should be 'filter', 'channel', "),
+        (
+            [*REGULARIZE, "--structure", "filter=-1"],
+            "the strength of --structure should be at least 0, not -1",
+        ),
+        (
+            [*REGULARIZE, "--structure", "filter=1", *STAGED],
+            "--strength-factors should have one value more than --strength-milestones",
+        ),
+        ([*REGULARIZE, "--nesterov", "--momentum", "0"], "--nesterov needs the optimizer sgd"),
+        ([*REGULARIZE, "--input-shape", "3x32x32"], "write whole numbers with commas, such as 3,32,32"),
+        ([*REGULARIZE, "--mean", "0", "--std", "0"], "--std should be greater than 0, not '0'"),
+    ],
+)
+def test_messages_name_flags_not_fields(capfd, arguments, sentence):
+    assert sentence in refused(capfd, 2, *arguments)
+
+
+@pytest.mark.parametrize("name", ["SSLCLI_TRAIN_EPOCHS", "SSLCLI_EPOCHS"])
+@pytest.mark.parametrize("value", ["0", "many"])
+def test_a_wrong_value_of_the_environment_names_the_variable(capfd, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    said = refused(capfd, 2, "train", *NET, "-o", "x.pt2", "--data", "code.py:data")
+    assert name in said
+    assert "--epochs" not in said
+
+
+@pytest.fixture
+def plan():
+    assert main(["prune", *NET, "--target", "macs=0.5", "-o", "small.pt2", "-q"]) == 0
+    return "small.plan.json"
+
+
+def test_a_plan_knows_the_shape_of_its_inputs(plan, capfd):
+    assert main(["apply-plan", plan, "--arch", "code.py:build", "-o", "own.safetensors"]) == 0
+    capfd.readouterr()
+    said = refused(capfd, 3, "apply-plan", plan, "--arch", "lenet", "-o", "x.safetensors")
+    assert "which the model does not have; use the class" in said
+    assert "name it with --arch" in refused(capfd, 2, "apply-plan", plan, "-o", "x.safetensors")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"schema": "sslcli/prune/1"}'])
+def test_json_that_is_no_plan_is_said_to_be_none(capfd, text):
+    Path("some.json").write_text(text)
+    said = refused(capfd, 3, "apply-plan", "some.json", "--arch", "code.py:build", "-o", "x.safetensors")
+    assert "some.json is not a plan" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("regularize", "regularize does not"),
+        ("regularize", "the sum over groups of norm x square root of size"),
+        ("train", "mnist, fashion-mnist and mnist-5k are not"),
+        ("train", "ImageNet's for image folders"),
+        ("train", "(image folders: 3,224,224)"),
+        ("train", "~/.cache/sslcli/data"),
+        ("train", "the first CUDA device, the CPU where there is none"),
+        ("train", "OMP_NUM_THREADS, else one a core"),
+        ("prune", "--limit GLOB=FRACTION"),
+        ("export", "ONNX operator set, 13 to 28"),
+        ("recipe init", "mnist, fashion-mnist, cifar10, mnist-5k, imagefolder:DIR"),
+        ("recipe validate", "steps.sparse.epochs=5"),
+        ("recipe explain", "steps.sparse.epochs=5"),
+    ],
+)
+def test_help_writes_out_defaults_and_units(capfd, command, words):
+    assert main([*command.split(), "--help"]) == 0
+    assert words in " ".join(capfd.readouterr().out.split())
+
+
+def test_an_output_that_is_given_twice_is_refused(capfd):
+    said = refused(capfd, 2, "inspect", *NET, "--json", "a.json", "--json", "b.json")
+    assert "--json is given twice; give it once" in said
+    said = refused(capfd, 2, "prune", *NET, "-o", "a.pt2", "--output", "b.pt2")
+    assert "--output is given twice" in said
