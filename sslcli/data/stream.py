@@ -70,7 +70,7 @@ def _worker_stream(split: SampleSplit, batches: Iterable[Tensor], seed: int, epo
     )
     with _deaths_told():
         fetched = iter(loader)
-    _tell_of_deaths()
+    _leave_deaths_to_the_fetch()
     while True:
         with _deaths_told():
             made = next(fetched, None)
@@ -81,13 +81,6 @@ def _worker_stream(split: SampleSplit, batches: Iterable[Tensor], seed: int, epo
         yield made
 
 
-def _death() -> DataError:
-    return DataError(
-        "a process that read data died",
-        "the system kills processes when memory is short: use fewer --workers, and run again to go on",
-    )
-
-
 @contextlib.contextmanager
 def _deaths_told() -> Iterator[None]:
     """The death of a worker process becomes a sentence where its batches are fetched."""
@@ -96,28 +89,32 @@ def _deaths_told() -> Iterator[None]:
     except (RuntimeError, ConnectionError, EOFError) as error:
         if isinstance(error, RuntimeError) and _DIED not in str(error):
             raise
-        raise _death() from error
+        raise DataError(
+            "a process that read data died",
+            "the system kills processes when memory is short: use fewer --workers, and run again to go on",
+        ) from error
 
 
-def _tell_of_deaths() -> None:
-    """The death of a worker process becomes a sentence wherever the main thread is by then.
+def _leave_deaths_to_the_fetch() -> None:
+    """Let nothing be raised out of the signal that a worker died.
 
-    Torch's handler of SIGCHLD raises a RuntimeError there, which whatever runs just then, a writer or the
-    model, could take for its own; a DataError it cannot.
+    Torch's handler of SIGCHLD raises a RuntimeError wherever the main thread is by then: in a writer or a
+    model, who could take it for their own, or where nobody can catch it. The next fetch that waits for the
+    dead worker finds out as well, within seconds.
     """
     inner = signal.getsignal(signal.SIGCHLD)
-    ours = isinstance(inner, _DeathTeller)
+    ours = isinstance(inner, _Unraised)
     if ours or not callable(inner) or threading.current_thread() is not threading.main_thread():
         return
-    signal.signal(signal.SIGCHLD, _DeathTeller(inner))
+    signal.signal(signal.SIGCHLD, _Unraised(inner))
 
 
-class _DeathTeller:
+class _Unraised:
     """A handler of SIGCHLD around torch's own."""
 
     def __init__(self, inner: Callable[[int, FrameType | None], Any]) -> None:
         self.inner = inner
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        with _deaths_told():
+        with contextlib.suppress(RuntimeError):
             self.inner(signum, frame)
