@@ -122,7 +122,7 @@ def _events(profile: Path) -> Any:
         return json.loads(profile.read_text())
     except (OSError, ValueError) as error:
         raise OutputError(
-            f"ONNX Runtime's record of which provider ran each node, in {profile.parent}, is not whole",
+            f"cannot write ONNX Runtime's record of which provider ran each node to {profile.parent}",
             "free some space there, or point TMPDIR at another folder",
         ) from error
 

@@ -5,6 +5,7 @@ the size of files (RLIMIT_FSIZE), where writes tell. A small tmpfs is used too w
 """
 
 import errno
+import json
 import re
 import shutil
 import subprocess
@@ -67,9 +68,14 @@ def ready(folder, sources):
 
 
 def outputs(folder):
-    return {
+    """What was made, by name: digests, and results as they are but for the moment they were made."""
+    made = {
         path.name: folder.digest(path) for path in folder.work.glob("out.*") if "metrics" not in path.name
     }
+    if "out.json" in made:
+        made["out.json"] = json.loads((folder.work / "out.json").read_text())
+        del made["out.json"]["made"]["created"]
+    return made
 
 
 def temporary(folder):
