@@ -46,7 +46,7 @@ class Normalization:
             or min(self.std, default=1) <= 0
         ):
             raise DataError(
-                f"mean {_listed(self.mean)} and std {_listed(self.std)} do not normalise anything",
+                f"mean {listed(self.mean)} and std {listed(self.std)} do not normalise anything",
                 "means must be finite, standard deviations positive",
             )
 
@@ -154,5 +154,6 @@ def choose_normalization(
     return chosen
 
 
-def _listed(values: Sequence[float]) -> str:
+def listed(values: Sequence[float]) -> str:
+    """A mean or a standard deviation as ``--mean`` and ``--std`` take it."""
     return ",".join(f"{value:g}" for value in values)

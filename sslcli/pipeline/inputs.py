@@ -162,12 +162,14 @@ def load_data(
 
 def _warn_of_assumptions(source: DataSource, *, shape: bool, values: bool) -> None:
     """Say what nobody said of the images of a folder: a model that saw them otherwise answers at random."""
+    from sslcli.data.source import listed
+
     sizes = "x".join(str(size) for size in source.input_shape)
     norm = source.normalization
     assumed = [f"are resized to {sizes}; --input-shape says otherwise"] if shape else []
     if values and norm is not None:
-        mean, std = (",".join(f"{value:g}" for value in values) for values in (norm.mean, norm.std))
-        assumed.append(f"are normalised by --mean {mean} --std {std}; give those of the model's training")
+        said = f"--mean {listed(norm.mean)} --std {listed(norm.std)}"
+        assumed.append(f"are normalised by {said}; give those of the model's training")
     for what in assumed:
         logging.getLogger(__name__).warning("the images of %s %s", source.name, what)
 
