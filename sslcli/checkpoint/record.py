@@ -74,6 +74,7 @@ class Record:
         mean: mean per channel that inputs are normalised with, on a scale of 0 to 1.
         std: standard deviation per channel, likewise.
         data: name of the data set it was trained on.
+        validation_from: ``test`` where the validation split was half of its test set, else None.
         classes: names of its classes.
         plan: what pruning kept with respect to the fresh `arch`, as JSON (cumulative).
         tied: names of parameters that are one tensor, one tuple a tensor.
@@ -93,6 +94,7 @@ class Record:
     mean: tuple[float, ...] | None = None
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     data: Name | None = None
+    validation_from: Literal["test"] | None = None
     classes: tuple[str, ...] = ()
     plan: dict[str, Any] | None = None
     tied: tuple[tuple[Name, ...], ...] = ()

@@ -13,7 +13,7 @@ from sslcli.data.augment import CropMirror
 from sslcli.data.factory import load_factory
 from sslcli.data.folders import data_root
 from sslcli.data.imagefolder import load_imagefolder
-from sslcli.data.partition import cut, validation_count
+from sslcli.data.partition import ValidationFrom, divide
 from sslcli.data.samples import check_targets
 from sslcli.data.source import DataSource, Normalization, TensorSplit, choose_normalization
 from sslcli.errors import DataError
@@ -32,11 +32,12 @@ def load_data(
     augment: bool | None = None,
     input_shape: Sequence[int] | None = None,
     workers: int = 0,
+    validation_from: ValidationFrom | None = None,
 ) -> DataSource:
     """Load a data set by its name on the command line.
 
     Where the data has no validation split, a tenth of the training set (at most 5,000 samples) is cut
-    off for it, the same samples for every seed.
+    off for it, or half of the test set, the same samples for every seed.
 
     Args:
         name: ``mnist``, ``fashion-mnist``, ``cifar10``, ``mnist-5k``, ``imagefolder:DIR``,
@@ -51,19 +52,30 @@ def load_data(
             28x28 pixels can be shifted by up to 2 pixels, but usually are not.
         input_shape: (C, H, W) that the model takes; image folders are resized to it.
         workers: processes that prepare samples of image folders and factories.
+        validation_from: ``train`` or ``test``: where the validation split is cut off; default: train, or
+            the split that the data has. A model that has learned the whole training set can only be judged
+            by ``test``; what is left of the test set is the test split then.
 
     Raises:
         DataError: no such data set, or its files are missing, damaged or do not fit.
     """
     if name in DATA_SETS:
-        return _built_in(name, data_root(root), mean, std, augment)
+        return _built_in(name, data_root(root), mean, std, augment, validation_from)
     if name.startswith("imagefolder:"):
         folder = Path(name.removeprefix("imagefolder:")).expanduser()
         return load_imagefolder(
-            folder, mean=mean, std=std, augment=augment, input_shape=input_shape, workers=workers
+            folder,
+            mean=mean,
+            std=std,
+            augment=augment,
+            input_shape=input_shape,
+            workers=workers,
+            validation_from=validation_from,
         )
     if ":" in name:
-        return load_factory(name, mean=mean, std=std, seed=seed, workers=workers)
+        return load_factory(
+            name, mean=mean, std=std, seed=seed, workers=workers, validation_from=validation_from
+        )
     close = difflib.get_close_matches(name, DATA_SETS, n=1, cutoff=0.5)
     raise DataError(
         f"there is no data set {name!r}" + (f"; did you mean {close[0]}" if close else ""),
@@ -72,26 +84,37 @@ def load_data(
 
 
 def _built_in(
-    name: str, root: Path, mean: Sequence[float] | None, std: Sequence[float] | None, augment: bool | None
+    name: str,
+    root: Path,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    augment: bool | None,
+    validation_from: ValidationFrom | None,
 ) -> DataSource:
     read, classes, default, usual, possible = _BUILT_IN[name]
     arrays = read(root)
     for split, (_, labels) in arrays.items():
         check_targets(labels, len(classes), f"the {split} split of {name}")
-    pixels, labels = arrays["train"]
-    shape = tuple(pixels.shape[1:])
+    shape = tuple(arrays["train"][0].shape[1:])
     normalization = choose_normalization(default, mean, std, shape[0])
     augmentation = possible if augment or (augment is None and usual) else None
-    rest, part = cut(labels, validation_count(len(labels)))
+    parts = divide(arrays["train"][1], arrays["test"][1], validation_from, name)
+
+    def split(part: str, augmentation: CropMirror | None = None) -> TensorSplit:
+        whole, indices = parts[part]
+        pixels, labels = arrays[whole]
+        return TensorSplit(pixels[indices], labels[indices], normalization, augmentation)
+
     return DataSource(
         name=name,
-        train=TensorSplit(pixels[rest], labels[rest], normalization, augmentation),
-        validation=TensorSplit(pixels[part], labels[part], normalization),
-        test=TensorSplit(*arrays["test"], normalization),
+        train=split("train", augmentation),
+        validation=split("validation") if "validation" in parts else None,
+        test=split("test"),
         normalization=normalization,
         input_shape=shape,
         classes=classes,
         augmentation=str(augmentation or "none"),
+        validation_from=validation_from or "train",
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sslcli.data.partition import cut, validation_count
+from sslcli.data.partition import ValidationFrom, divide, own_validation
 from sslcli.data.samples import Sample, SampleSplit, check_targets, sample_randomness
 from sslcli.data.source import DataSource, Normalization
 from sslcli.errors import DataError, SslcliError, kind_of
@@ -26,6 +26,7 @@ def load_factory(
     std: Sequence[float] | None,
     seed: int,
     workers: int,
+    validation_from: ValidationFrom | None = None,
 ) -> DataSource:
     """Call a factory and wrap what it returns. This runs the user's code.
 
@@ -40,13 +41,15 @@ def load_factory(
         factory = resolve(reference, DataError)
         made = _call(reference, factory, seed)
     if isinstance(made, DataSource):
+        if validation_from is not None:
+            raise own_validation(reference)
         return made
     datasets = _datasets(reference, made)
     normalization = _normalization(mean, std)
     classes = _class_names(datasets)
     splits = {
         name: _split(reference, name, dataset, normalization, classes, workers)
-        for name, dataset in _with_validation(datasets).items()
+        for name, dataset in _with_validation(datasets, validation_from, reference).items()
     }
     first = splits["train"] or splits["validation"] or splits["test"]
     if first is None:
@@ -61,6 +64,7 @@ def load_factory(
         input_shape=shape,
         classes=classes,
         augmentation="the data set's own",
+        validation_from=None if datasets["validation"] is not None else validation_from or "train",
     )
 
 
@@ -129,14 +133,18 @@ def _datasets(reference: str, made: Any) -> dict[str, Any]:
     return datasets
 
 
-def _with_validation(datasets: dict[str, Any]) -> dict[str, UserSamples | None]:
+def _with_validation(
+    datasets: dict[str, Any], validation_from: ValidationFrom | None, reference: str
+) -> dict[str, UserSamples | None]:
     samples = {name: None if data is None else UserSamples(data) for name, data in datasets.items()}
-    train = datasets["train"]
-    if train is not None and datasets["validation"] is None:
-        targets = _targets(train)
-        rest, part = cut(targets, validation_count(len(targets)))
-        samples["train"] = UserSamples(train, rest)
-        samples["validation"] = UserSamples(train, part) if len(part) else None
+    if datasets["validation"] is not None:
+        if validation_from is not None:
+            raise own_validation(reference)
+        return samples
+    train, test = (None if datasets[name] is None else _targets(datasets[name]) for name in ("train", "test"))
+    if train is not None or validation_from is not None:
+        parts = divide(train, test, validation_from, reference)
+        samples |= {name: UserSamples(datasets[whole], part) for name, (whole, part) in parts.items()}
     return samples
 
 

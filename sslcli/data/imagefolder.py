@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sslcli.data.crop import Crop, centre_crop, random_crop
-from sslcli.data.partition import cut, validation_count
+from sslcli.data.partition import ValidationFrom, divide, own_validation
 from sslcli.data.samples import SampleSplit
 from sslcli.data.source import DataSource, Normalization, choose_normalization
 from sslcli.errors import DataError
@@ -40,6 +40,7 @@ def load_imagefolder(
     augment: bool | None,
     input_shape: Sequence[int] | None,
     workers: int,
+    validation_from: ValidationFrom | None = None,
 ) -> DataSource:
     """Index an image folder; the images themselves are read batch by batch.
 
@@ -60,10 +61,13 @@ def load_imagefolder(
     base = found["train"] or found["validation"] or found["test"]
     classes = _classes(base) if base else []
     files = {split: _files(path, classes) for split, path in found.items() if path is not None}
-    if "train" in files and "validation" not in files:
-        paths, targets = files["train"]
-        rest, part = cut(targets, validation_count(len(targets)))
-        files["train"], files["validation"] = _take(paths, targets, rest), _take(paths, targets, part)
+    if "validation" not in files and ("train" in files or validation_from is not None):
+        test = files["test"][1] if "test" in files else None
+        train = files["train"][1] if "train" in files else None
+        parts = divide(train, test, validation_from, f"imagefolder:{folder}")
+        files = {split: _take(*files[whole], indices) for split, (whole, indices) in parts.items()}
+    elif validation_from is not None:
+        raise own_validation(f"imagefolder:{folder}")
     splits = {
         split: SampleSplit(
             ImageFiles(paths, targets, shape, split == "train" and augment is not False),
@@ -83,6 +87,7 @@ def load_imagefolder(
         input_shape=shape,
         classes=tuple(classes),
         augmentation="none" if augment is False else "random part of 1/4 to all, random mirror",
+        validation_from=None if found["validation"] else validation_from or "train",
     )
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from sslcli.data.randomness import epoch_order
+from sslcli.errors import DataError
+
+ValidationFrom = Literal["train", "test"]
+Parts = dict[str, tuple[str, Tensor]]
 
 LARGEST_VALIDATION = 5000
 
@@ -13,6 +19,51 @@ LARGEST_VALIDATION = 5000
 def validation_count(samples: int) -> int:
     """How many samples the validation split takes: a tenth of the training set, at most 5,000."""
     return min(samples // 10, LARGEST_VALIDATION)
+
+
+def divide(
+    train: Tensor | None, test: Tensor | None, validation_from: ValidationFrom | None, whose: str
+) -> Parts:
+    """Make three splits of the two that a data set without validation split has.
+
+    Args:
+        train: class numbers of the training set, int64 of shape (N,); None where there is none.
+        test: likewise of the test set.
+        validation_from: ``train`` (the default) cuts a tenth off the training set, at most 5,000 samples;
+            ``test`` takes half of the test set, for a model that has learned the whole training set.
+        whose: name of the data set, for the error.
+
+    Returns:
+        For each split its source (``train`` or ``test``) and the indices there.
+
+    Raises:
+        DataError: validation is to come from a test set that is not there or has one sample.
+    """
+    parts: Parts = {}
+    if validation_from == "test":
+        if test is None or len(test) < 2:
+            raise DataError(
+                f"the data set {whose} has no test split that validation could come from",
+                "use --validation-from train",
+            )
+        rest, part = cut(test, len(test) // 2)
+        parts = {"validation": ("test", part), "test": ("test", rest)}
+        if train is not None:
+            parts["train"] = ("train", torch.arange(len(train)))
+        return parts
+    if train is not None:
+        rest, part = cut(train, validation_count(len(train)))
+        parts = {"train": ("train", rest)} | ({"validation": ("train", part)} if len(part) else {})
+    if test is not None:
+        parts["test"] = ("test", torch.arange(len(test)))
+    return parts
+
+
+def own_validation(whose: str) -> DataError:
+    """What is wrong where a data set with a validation split is to take validation from elsewhere."""
+    return DataError(
+        f"the data set {whose} has a validation split of its own", "leave --validation-from out"
+    )
 
 
 def cut(targets: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sslcli.data.augment import CropMirror
+from sslcli.data.partition import ValidationFrom
 from sslcli.errors import DataError
 
 
@@ -69,7 +70,8 @@ class DataSource:
     """A data set, ready to be read.
 
     ``normalization`` is None where the data set normalises its own samples (factories);
-    ``classes`` is empty where the targets are not classes or their names are unknown.
+    ``classes`` is empty where the targets are not classes or their names are unknown;
+    ``validation_from`` says of which set the validation split was cut off, None where it is the data's own.
     """
 
     name: str
@@ -80,6 +82,7 @@ class DataSource:
     input_shape: tuple[int, ...]
     classes: tuple[str, ...] = ()
     augmentation: str = "none"
+    validation_from: ValidationFrom | None = None
 
     def split(self, name: str) -> Split:
         """The split called ``name`` (train, validation or test); DataError where there is none."""
@@ -100,6 +103,7 @@ class DataSource:
             "input_shape": list(self.input_shape),
             "classes": list(self.classes),
             "augmentation": self.augmentation,
+            "validation_from": self.validation_from,
         }
 
 

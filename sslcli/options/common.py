@@ -95,6 +95,12 @@ class DataOptions(Options):
     normalize_from: str | None = Field(
         None, description="Saved model whose recorded normalisation is used; default: the model's own."
     )
+    validation_from: Literal["train", "test"] | None = Field(
+        None,
+        description="Where the validation split comes from if the data has none: a tenth of train, at most "
+        "5,000 samples, or half of test, for a model that has learned all of train; default: as the model's "
+        "record says of the same data, else train.",
+    )
     batch_size: Positive = Field(64, description="Samples per step over all processes.")
     augment: bool | None = Field(
         None,

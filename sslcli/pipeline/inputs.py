@@ -132,7 +132,8 @@ def load_data(
 ) -> DataSource:
     """Load the data set that was named, or the one that the model's record names.
 
-    Inputs are normalised as ``--mean`` and ``--std`` say; else as ``--normalize-from``'s record says; else as
+    Validation comes from where ``--validation-from`` says, else from where the model's own did if it learned the
+    same data: what chose the model must not be what tells its final error. Inputs are normalised as ``--mean`` and ``--std`` say; else as ``--normalize-from``'s record says; else as
     the model's own record says; else as is usual for the data set.
 
     Raises:
@@ -140,11 +141,13 @@ def load_data(
         DataError: it cannot be read.
     """
     from sslcli import data
+    from sslcli.checkpoint.record import portable
 
     name = options.data or record.data
     if name is None:
         raise UsageError("no data set is named", "name it with --data")
     mean, std = normalization(options, record)
+    same = record.data == portable(name)
     source = data.load_data(
         name,
         root=options.data_root,
@@ -154,6 +157,7 @@ def load_data(
         augment=options.augment,
         input_shape=input_shape,
         workers=options.workers,
+        validation_from=options.validation_from or (record.validation_from if same else None),
     )
     if name.startswith("imagefolder:"):
         _warn_of_assumptions(source, shape=input_shape is None, values=mean is None)
@@ -202,6 +206,7 @@ def with_data(record: Record, source: DataSource) -> Record:
         record,
         data=source.name,
         classes=source.classes,
+        validation_from="test" if source.validation_from == "test" else None,
         mean=None if norm is None else norm.mean,
         std=None if norm is None else norm.std,
     )

@@ -58,6 +58,20 @@ def small(folder):
     return folder / "small.pt2"
 
 
+def test_validation_from_the_test_set_is_remembered(tmp_path):
+    """The half that chose a model is not the half that tells its final error."""
+    run = ["--data", "mnist-5k", "--max-steps", "1", "-b", "16", "-q", "--validation-from", "test"]
+    assert main(["train", "arch:lenet", "-o", str(tmp_path / "a.pt2"), *run]) == 0
+    seen = tmp_path / "seen.json"
+    for more, samples in (
+        ([], 500),
+        (["--data", "mnist-5k"], 500),
+        (["--data", "mnist-5k", "--validation-from", "train"], 1000),
+    ):
+        assert main(["evaluate", str(tmp_path / "a.pt2"), *more, "-q", "--json", str(seen)]) == 0
+        assert json.loads(seen.read_text())["samples"] == samples
+
+
 @pytest.fixture(scope="module")
 def onnx(folder, small):
     arguments = ["--lower", "compact", "-q"]

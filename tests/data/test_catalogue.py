@@ -171,6 +171,17 @@ def test_the_description_is_json(tmp_path, write_mnist):
     assert described["normalization"] == {"mean": [0.1307], "std": [0.3081]}
 
 
+def test_validation_can_come_from_the_test_set(tmp_path, write_mnist):
+    write_mnist(tmp_path / "mnist")
+    source = load_data("mnist", root=tmp_path, validation_from="test")
+    assert source.describe()["samples"] == {"train": 40, "validation": 10, "test": 10}
+    assert source.describe()["validation_from"] == "test"
+    whole = load_data("mnist", root=tmp_path).split("test")
+    parts = [source.split(name).pixels.flatten(1) for name in ("validation", "test")]
+    rows = {tuple(row.tolist()) for row in torch.cat(parts)}
+    assert rows == {tuple(row.tolist()) for row in whole.pixels.flatten(1)}
+
+
 @pytest.mark.assets
 def test_the_default_normalisation_is_that_of_the_real_pixels(real_data):
     for name in ("mnist", "cifar10"):

@@ -65,6 +65,18 @@ def test_a_missing_validation_set_is_cut_from_training(factory):
     assert torch.bincount(targets).tolist() == [2, 2, 2]
 
 
+def test_validation_can_come_from_the_test_set(factory):
+    reference = factory("def make(): return Noisy(60), None, Noisy(9)")
+    source = load_data(reference, validation_from="test")
+    assert source.describe()["samples"] == {"train": 60, "validation": 4, "test": 5}
+
+
+def test_validation_of_the_data_is_not_replaced(factory):
+    reference = factory("def make(): return Noisy(20), Noisy(5), Noisy(7)")
+    with pytest.raises(DataError, match="has a validation split of its own"):
+        load_data(reference, validation_from="test")
+
+
 def test_the_users_own_random_transforms_depend_on_seed_epoch_and_index_alone(factory):
     train = load_data(factory("def make(): return Noisy(20), Noisy(5)")).split("train")
     whole, _ = train.batch(torch.arange(20), seed=1, epoch=1)

@@ -35,6 +35,12 @@ def test_classes_are_the_folders_and_validation_is_cut(folder):
     assert source.split("validation").samples.targets.tolist() == [0, 1]
 
 
+def test_validation_can_come_from_the_test_folder(folder):
+    source = load(folder, validation_from="test")
+    assert [len(source.split(name)) for name in ("train", "validation", "test")] == [20, 2, 2]
+    assert source.split("validation").samples.targets.tolist() == [0, 1]
+
+
 def test_colours_arrive_normalised_in_channel_order(folder):
     inputs, targets = load(folder, mean=(0, 0, 0), std=(1, 1, 1)).split("test").batch(torch.arange(4))
     assert targets.tolist() == [0, 0, 1, 1]
