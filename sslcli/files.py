@@ -31,7 +31,7 @@ def atomic_output(path: Path) -> Iterator[Path]:
     temporary file, or is a write error, which names no file); any other passes through as it is.
 
     Raises:
-        OutputError: the folder is missing or read-only, ``path`` is a folder, or the disk is full.
+        OutputError: the folder is missing or read-only, ``path`` is a folder or a device, the disk is full.
     """
     path = Path(path)
     check_writable(path)
@@ -67,10 +67,22 @@ def check_writable(path: Path) -> None:
     """Raise OutputError now if ``path`` could not be written later (before hours of training)."""
     if path.is_dir():
         raise OutputError(f"{path} is a folder", "name a file as the output")
+    if _is_special(path):
+        raise OutputError(
+            f"{path} is a device or a pipe, which an output would replace",
+            "name a file; `--json -` writes a result to standard output",
+        )
     if not path.parent.is_dir():
         raise OutputError(f"the folder {path.parent} does not exist", "create it or choose another output")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"the folder {path.parent} is not writable", "choose another output")
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a device, a pipe or a socket stands there, or a link to one such as /dev/stdout."""
+    if path.is_symlink() and str(path.readlink()).startswith(("/dev/", "/proc/")):
+        return True
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def check_own_text(path: Path, beginning: re.Pattern[bytes], what: str, *, force: bool = False) -> None:

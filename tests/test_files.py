@@ -1,6 +1,7 @@
 import errno
 import multiprocessing
 import os
+import stat
 
 import pytest
 
@@ -54,6 +55,18 @@ def test_folders_and_missing_folders_are_refused_early(tmp_path):
         check_writable(tmp_path)
     with pytest.raises(OutputError, match="does not exist"):
         check_writable(tmp_path / "none" / "a.txt")
+
+
+def test_devices_and_pipes_are_refused_and_stay(tmp_path):
+    """Root may rename a file over /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    (tmp_path / "out").symlink_to("/proc/self/fd/1")
+    for name in ("pipe", "link", "out"):
+        with pytest.raises(OutputError, match="is a device or a pipe"), atomic_output(tmp_path / name):
+            pass
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert (tmp_path / "out").is_symlink()
 
 
 def test_a_second_holder_is_refused_and_a_later_one_is_not(tmp_path):

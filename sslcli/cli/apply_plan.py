@@ -25,8 +25,9 @@ _GROUPS = {"model": ModelOptions}
 def command(plan: Path, common: Common, **options: object) -> object:
     """Make the small model as the user's own class: PLAN applied to a fresh --arch.
 
-    PLAN is the JSON of a plan, or a pruned .pt2, whose weights are then loaded too. OUT is .safetensors or
-    .pt2. The plan's probe input is run, and it fails if the class computes something else.
+    PLAN is the JSON of a plan, which leaves the weights fresh, or a pruned .pt2, whose weights are loaded.
+    OUT is .safetensors or .pt2. The plan's probe input is run, and it fails if the class computes something
+    else.
     """
     from sslcli.pipeline.model_jobs import apply_plan
 

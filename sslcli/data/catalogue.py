@@ -100,16 +100,16 @@ def _built_in(
     augmentation = possible if augment or (augment is None and usual) else None
     parts = divide(arrays["train"][1], arrays["test"][1], validation_from, name)
 
-    def split(part: str, augmentation: CropMirror | None = None) -> TensorSplit:
+    def taken(part: str, augmentation: CropMirror | None = None) -> TensorSplit:
         whole, indices = parts[part]
         pixels, labels = arrays[whole]
         return TensorSplit(pixels[indices], labels[indices], normalization, augmentation)
 
     return DataSource(
         name=name,
-        train=split("train", augmentation),
-        validation=split("validation") if "validation" in parts else None,
-        test=split("test"),
+        train=taken("train", augmentation),
+        validation=taken("validation") if "validation" in parts else None,
+        test=taken("test"),
         normalization=normalization,
         input_shape=shape,
         classes=classes,

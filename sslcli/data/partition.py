@@ -61,9 +61,7 @@ def divide(
 
 def own_validation(whose: str) -> DataError:
     """What is wrong where a data set with a validation split is to take validation from elsewhere."""
-    return DataError(
-        f"the data set {whose} has a validation split of its own", "leave --validation-from out"
-    )
+    return DataError(f"the data set {whose} has a validation split of its own", "leave --validation-from out")
 
 
 def cut(targets: Tensor, count: int) -> tuple[Tensor, Tensor]:

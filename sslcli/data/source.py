@@ -57,7 +57,7 @@ class Normalization:
             of = f" of {whose}" if whose else ""
             raise DataError(
                 f"the mean has {len(self.mean)} values but the inputs{of} have {channels} channels",
-                f"give {channels} values for --mean and --std",
+                f"give {channels} values for --mean and --std, or data that the model takes",
             )
 
     def columns(self) -> tuple[Tensor, Tensor]:

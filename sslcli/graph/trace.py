@@ -150,13 +150,29 @@ def _attempt(
 ) -> tuple[ExportedProgram | None, Exception]:
     """The exported program, or None and the reason."""
     try:
-        return _exported(model, args, kwargs, batch), Exception()
+        with _without_torchs_traceback():
+            return _exported(model, args, kwargs, batch), Exception()
     except Exception as error:  # noqa: BLE001  (export raises a dozen types, among them bare Exceptions)
         failure = error
     if "modified inplace" in str(failure):  # which autograd refuses for some views, and inference does not
         with contextlib.suppress(Exception), torch.no_grad():
             return _exported(model, args, kwargs, batch), failure
     return None, failure
+
+
+@contextlib.contextmanager
+def _without_torchs_traceback() -> Iterator[None]:
+    """Torch prints a traceback of an operation that fails on shapes; the error that follows says it too."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    logger.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_nothing)
+
+
+def _nothing(_: logging.LogRecord) -> bool:
+    return False
 
 
 def _exported(
@@ -353,7 +369,8 @@ def _explained(model: nn.Module, error: BaseException) -> GraphError:
             "write that step with tensor operations such as torch.where, or leave it out of the model",
         )
     return GraphError(
-        f"{name} cannot be traced{at} ({_first_line(error)})", "check the example input and that line"
+        f"{name} cannot be traced{at} ({_first_line(error)})",
+        "check the example input" + (" and that line" if place else ", or --input-shape"),
     )
 
 

@@ -132,9 +132,10 @@ def load_data(
 ) -> DataSource:
     """Load the data set that was named, or the one that the model's record names.
 
-    Validation comes from where ``--validation-from`` says, else from where the model's own did if it learned the
-    same data: what chose the model must not be what tells its final error. Inputs are normalised as ``--mean`` and ``--std`` say; else as ``--normalize-from``'s record says; else as
-    the model's own record says; else as is usual for the data set.
+    Validation comes from where ``--validation-from`` says, else from where the model's own did if it learned
+    the same data: what chose the model must not be what tells its final error. Inputs are normalised as
+    ``--mean`` and ``--std`` say; else as ``--normalize-from``'s record says; else as the model's own record
+    says; else as is usual for the data set.
 
     Raises:
         UsageError: none is named.
@@ -210,6 +211,17 @@ def with_data(record: Record, source: DataSource) -> Record:
         mean=None if norm is None else norm.mean,
         std=None if norm is None else norm.std,
     )
+
+
+def warn_of_chance(metrics: Mapping[str, float], source: DataSource, name: str) -> None:
+    """A checkpoint that guesses has most likely been trained on inputs of another scale or size."""
+    accuracy, classes = metrics.get("accuracy"), len(source.classes)
+    if accuracy is not None and classes > 1 and accuracy <= 1.1 / classes:
+        logging.getLogger(__name__).warning(
+            "%s is no better than chance on %s (%.2f %% of %d classes): check --mean, --std, --input-shape "
+            "and the order of the classes",
+            *(name, source.name, 100 * accuracy, classes),
+        )
 
 
 def choose_device(options: RunOptions) -> torch.device:

@@ -24,6 +24,7 @@ from sslcli.pipeline.inputs import (
     load_data,
     load_model,
     threads,
+    warn_of_chance,
 )
 from sslcli.pipeline.model_jobs import export, inspect, onnx_record, prune
 from sslcli.pipeline.request import Request
@@ -53,6 +54,8 @@ def evaluate(request: Request, observers: Observers = ()) -> results.EvaluateRes
     task = load_task(chosen.step.task)
     with threads(chosen.run.threads):
         metrics = measure(model, task, split, batch_size=max(256, chosen.data.batch_size))
+    if not request.source.startswith("arch:"):
+        warn_of_chance(metrics, source, request.source)
     return results.EvaluateResult(
         source=request.source,
         data=source.name,

@@ -176,6 +176,7 @@ def apply_plan(
         arch=options.arch,
         output=str(output),
         params=sum(parameter.numel() for parameter in small.parameters()),
+        fresh_weights=plan.suffix == ".json",
     )
 
 

@@ -272,6 +272,7 @@ class ApplyPlanResult:
     output: str
     params: int
     max_abs_error: float | None = None
+    fresh_weights: bool = False
 
 
 @dataclass(frozen=True)

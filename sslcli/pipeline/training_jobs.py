@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +52,7 @@ def metrics_path(output: Path) -> Path:
 
 
 def _run(request: Request, observers: Observers, method: Callable[..., TrainResult]) -> TrainingResult:
+    from sslcli import targeting
     from sslcli.checkpoint.save import require_format
     from sslcli.training.world import joined
 
@@ -69,9 +69,11 @@ def _run(request: Request, observers: Observers, method: Callable[..., TrainResu
         source = inputs.load_data(chosen.data, loaded.record, chosen.run.seed, inputs.input_shape_of(loaded))
         task = load_task(chosen.step.task)
         _require_fitting(request, loaded, source, task)
+        if request.command == "regularize":
+            targeting.check_structures(loaded.model, loaded.example, chosen.step)
         before = _measured(loaded.model, source, "validation", task)
         if world.writes and not request.source.startswith("arch:"):
-            _warn_of_chance(before, source, request.source)
+            inputs.warn_of_chance(before, source, request.source)
         with _nearest_kept(request, loaded, source, world):
             trained = method(
                 loaded.model,
@@ -174,17 +176,6 @@ def _measured(model: Any, source: DataSource, split: str, task: Task | None) -> 
 
     samples = getattr(source, split)
     return {} if samples is None or len(samples) == 0 else evaluate(model, task, samples)
-
-
-def _warn_of_chance(before: dict[str, float], source: DataSource, name: str) -> None:
-    """A checkpoint that guesses has most likely been trained on inputs of another scale or size."""
-    accuracy, classes = before.get("accuracy"), len(source.classes)
-    if accuracy is not None and classes > 1 and accuracy <= 1.1 / classes:
-        logging.getLogger(__name__).warning(
-            "%s is no better than chance on %s (%.2f %% of %d classes): check --mean, --std, --input-shape "
-            "and the order of the classes",
-            *(name, source.name, 100 * accuracy, classes),
-        )
 
 
 def _record(

@@ -64,7 +64,7 @@ def what_is_left(run: Run, prefix: str) -> list[Figure]:
     """Bars of each layer's share of the network's MACs, before and after."""
     if len(run.models) < 2:
         return []
-    before, after = run.models[0], run.models[-1]
+    before, after = run.models[0], run.smallest
     total = max(before["macs"], 1)
     left = {layer["name"]: layer["macs_packed"] for layer in after["layers"]}
     layers = [

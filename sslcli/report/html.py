@@ -109,7 +109,7 @@ def _page(run: Run, prefix: str, draw: bool) -> RunPage:
 
 
 def _network(run: Run, notices: list[str]) -> network.Drawing | None:
-    """The graph of the first model that can be read, with what the last one kept."""
+    """The graph of the first model that can be read, with what the smallest one kept."""
     files = _saved_files(run)
     if not files or len(run.models) < 2:
         return None
@@ -130,14 +130,15 @@ def _network(run: Run, notices: list[str]) -> network.Drawing | None:
     if len(parts) > network.MOST_BOXES:
         notices.append(f"The network has {len(parts)} parts, too many for a picture.")
         return None
-    return network.drawing(parts, run.models[0]["layers"], run.models[-1]["layers"])
+    return network.drawing(parts, run.models[0]["layers"], run.smallest["layers"])
 
 
 def _with_maps(page: RunPage, prefix: str) -> RunPage:
     files = _saved_files(page.run)
     if not files:
         return page
-    last = list(files)[-1]
+    chosen = str(page.run.smallest["id"])
+    last = chosen if chosen in files else list(files)[-1]
     try:
         maps, left_out = figures.matrix_maps(files[last], prefix)
     except SslcliError as error:  # the model needs its owner's code: the page says so and goes on

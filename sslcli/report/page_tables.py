@@ -20,7 +20,7 @@ class Tile:
     Attributes:
         label: what it counts.
         before: of the first model.
-        after: of the last one.
+        after: of the smallest one.
         change: from the one to the other.
         good: whether the change is one; None where it has no side, or may be noise.
         details: further lines.
@@ -44,10 +44,10 @@ class Grid:
 
 
 def tiles(run: Run) -> list[Tile]:
-    """Accuracy, MACs, parameters, file size and latency of the first and the last model."""
+    """Accuracy, MACs, parameters, file size and latency of the first and the smallest model."""
     if not run.models:
         return []
-    before, after = run.models[0], run.models[-1]
+    before, after = run.models[0], run.smallest
     found = [
         _accuracy_tile(run) or _metric_tile(before, after, metric_name(run.models)),
         _macs_tile(before, after),
@@ -88,12 +88,12 @@ def models(run: Run) -> Grid:
 
 
 def side_by_side(runs: Sequence[Run]) -> Grid:
-    """The first and the last model of each run, one table for all."""
+    """The first and the smallest model of each run, one table for all."""
     rows = []
     for run in runs:
         name = metric_name(run.models)
-        for model in dict.fromkeys([0, len(run.models) - 1]) if run.models else ():
-            row = run.models[model]
+        ends = [run.models[0], run.smallest] if run.models else []
+        for row in ends[: len(run.models)]:
             rows.append(
                 [
                     run.name,
@@ -108,10 +108,10 @@ def side_by_side(runs: Sequence[Run]) -> Grid:
 
 
 def layers(run: Run) -> Grid | None:
-    """Each layer of the first model with what the last one kept of it, and its time; None without both."""
+    """Each layer of the first model with what the smallest kept of it, and its time; None without both."""
     if len(run.models) < 2:
         return None
-    after = {layer["name"]: layer for layer in run.models[-1]["layers"]}
+    after = {layer["name"]: layer for layer in run.smallest["layers"]}
     timed = last_bench(run.steps)
     fast, dense = compared(timed), bases(timed)
     rows = []
@@ -209,7 +209,7 @@ def _control(run: Run) -> Json | None:
 
 def _accuracy_tile(run: Run) -> Tile | None:
     """Accuracies with their intervals; good is more than noise above the first model and the control."""
-    before, after, control, samples = run.models[0], run.models[-1], _control(run), _test_samples(run)
+    before, after, control, samples = run.models[0], run.smallest, _control(run), _test_samples(run)
     if before["error"] is None or after["error"] is None:
         return None
     good = _side(before, after, samples)
@@ -356,7 +356,9 @@ def _test_samples(run: Run) -> int | None:
         if isinstance(data, Mapping):
             samples = (data.get("samples") or {}).get("test")
             return None if samples is None else int(samples)
-    return None
+    tested = [step["result"] for step in run.steps if step["result"].get("split") == "test"]
+    counts = {int(result["samples"]) for result in tested if result.get("samples")}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _of(left: Json | None, layer: Json, key: str) -> str:

@@ -13,7 +13,7 @@ from sslcli.pipeline import results
 from sslcli.report import bench_tables, model_tables, run_tables
 from sslcli.report.numbers import count, duration, metric, per_cent
 from sslcli.report.runs import ReportResult
-from sslcli.report.tables import change_cell, file_line, new_table, verified
+from sslcli.report.tables import change_cell, file_line, new_table, notices, verified
 
 
 def render(console: Console, result: object) -> None:
@@ -66,6 +66,10 @@ def _evaluate(console: Console, result: results.EvaluateResult) -> None:
 def _apply_plan(console: Console, result: results.ApplyPlanResult) -> None:
     if result.max_abs_error is not None:
         verified(console, f"largest difference on the plan's probe {result.max_abs_error:.1e}")
+    if result.fresh_weights:
+        notices(
+            console, ["The weights are fresh: load your own, or give the pruned .pt2 instead of its plan."]
+        )
     file_line(console, f"{count(result.params)} parameters", result.output)
 
 

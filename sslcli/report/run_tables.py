@@ -12,6 +12,7 @@ from rich.text import Text
 
 from sslcli.pipeline.results import ModelRow, RunResult, StepOutcome
 from sslcli.report.numbers import count, duration, metric, per_cent, size
+from sslcli.report.runs import smallest
 from sslcli.report.tables import interval_cell, new_table, speedup_cell
 from sslcli.report.timings import Row, compared, last_bench
 
@@ -25,9 +26,10 @@ def print_run(console: Console, result: RunResult) -> None:
         console.print()
         console.print(models_table(result.models))
     if len(result.models) > 1:
+        small = result.models[smallest([model.macs_packed for model in result.models])]
         timed = compared(last_bench([dataclasses.asdict(step) for step in result.steps]))
         console.print()
-        console.print(layers_table(result.models[0], _smallest(result.models), timed))
+        console.print(layers_table(result.models[0], small, timed))
     console.print()
     for step in result.steps:
         for output in step.outputs:
@@ -86,10 +88,6 @@ def _steps(steps: Sequence[StepOutcome]) -> Table:
             duration(step.seconds) if step.state in ("run", "failed") else "",
         )
     return table
-
-
-def _smallest(models: Sequence[ModelRow]) -> ModelRow:
-    return min(reversed(models), key=lambda row: row.macs_packed)
 
 
 def _left(before: Mapping[str, Any], after: Mapping[str, Any] | None, key: str) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,11 @@ class Run:
         return list(self.result["steps"])
 
     @property
+    def smallest(self) -> Json:
+        """The model with the fewest MACs left, the last of equals: what the run is compared by."""
+        return self.models[smallest([int(model["macs_packed"]) for model in self.models])]
+
+    @property
     def models(self) -> list[Json]:
         """The models of the closing table, the first one the dense one."""
         return list(self.result["models"])
@@ -88,6 +94,11 @@ class Run:
         outputs: list[Any] = next((found["outputs"] for found in self.steps if found["id"] == step), [])
         beside = [self.folder / Path(str(output)).name for output in outputs]
         return next((path for path in beside if path.is_file()), self.folder / step / "model.pt2")
+
+
+def smallest(macs: Sequence[int]) -> int:
+    """Which model has the fewest MACs, the last of equals; 0 are those of a model that nobody counted."""
+    return min(reversed(range(len(macs))), key=lambda place: macs[place] or math.inf)
 
 
 def read_run(folder: Path) -> Run:

@@ -2,6 +2,6 @@
 
 from sslcli.targeting.result import TrainResult
 from sslcli.targeting.target import TargetMissedError
-from sslcli.targeting.train import regularize, train
+from sslcli.targeting.train import check_structures, regularize, train
 
-__all__ = ["TargetMissedError", "TrainResult", "regularize", "train"]
+__all__ = ["TargetMissedError", "TrainResult", "check_structures", "regularize", "train"]

@@ -246,8 +246,24 @@ def _complete(options: RegularizeOptions, structures: object) -> RegularizeOptio
         raise UsageError("--max-drop without a target limits nothing", "give --target macs=0.5 too")
     options = RegularizeOptions.model_validate({**options.model_dump(), **changes})
     if not options.structures:
-        raise UsageError("no structure to regularize is given", "such as --structure filter=0.005")
+        raise UsageError(
+            "no structure to regularize is given", "such as --structure filter=0.005, or --target macs=0.5"
+        )
     return options
+
+
+def check_structures(model: nn.Module, example: tuple[Any, ...], options: RegularizeOptions) -> None:
+    """Refuse options that name no structure of the network, before data are read through it.
+
+    Raises:
+        UsageError: no structure is given.
+        InputError: a structure matches nothing in the network.
+    """
+    options = _complete(options, None)
+    if any(entry.match != "*" for entry in options.structures):
+        weighted_sets(
+            _structure(model, example), options.structures, options.size_weights, options.depth_unit
+        )
 
 
 def _source(data: DataSource | str, seed: int) -> DataSource:

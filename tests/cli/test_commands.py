@@ -198,7 +198,7 @@ def test_bench_shows_the_numbers_even_if_the_gate_fails(onnx, folder, tmp_path, 
 def test_apply_plan_makes_the_users_own_class_small(folder, small, tmp_path, plan, capfd):
     out = tmp_path / "own.safetensors"
     assert main(["apply-plan", str(folder / plan), "--arch", "lenet", "-o", str(out)]) == 0
-    capfd.readouterr()
+    assert ("The weights are fresh" in capfd.readouterr().out) == plan.endswith(".json")
     loaded = checkpoint.load(out)
     assert type(loaded.model) is type(create("lenet"))
     assert loaded.model.conv1.weight.shape == (5, 1, 5, 5)

@@ -156,3 +156,5 @@ def test_a_checkpoint_that_guesses_is_told_of(images, middle, guesses, tmp_path,
     assert "no better than chance" not in capsys.readouterr().err
     assert main(f"train a.pt2 --data {images} --max-steps 1 -o b.pt2".split()) == 0
     assert ("a.pt2 is no better than chance" in capsys.readouterr().err) == guesses
+    assert main(f"evaluate a.pt2 --data {images} --split train".split()) == 0
+    assert ("a.pt2 is no better than chance" in capsys.readouterr().err) == guesses

@@ -11,7 +11,7 @@ from sslcli.pipeline import results
 from sslcli.report import figures, page_tables, to_json
 from sslcli.report.html import write_report
 from sslcli.report.page_tables import wilson
-from sslcli.report.runs import Run
+from sslcli.report.runs import Run, read_run
 
 pytest.importorskip("matplotlib")
 
@@ -129,6 +129,16 @@ def test_the_control_has_a_line_of_its_own(run_result):
     (line,) = (line for line in lines if "control" in line)
     assert line.startswith("control, trained without sparsity: 99.50 % (95 % interval ")
     assert line.endswith("small is -0.30 points from it")
+
+
+def test_the_smallest_model_is_compared_wherever_it_stands(write_run, run_result, tmp_path):
+    """A recipe may end with a control, or with a model that nobody counted."""
+    dense, small = run_result.models
+    control = dataclasses.replace(dense, id="control")
+    unknown = dataclasses.replace(dense, id="unknown", macs_packed=0)
+    folder = write_run(tmp_path / "demo", models=[dense, small, control, unknown])
+    assert read_run(folder).smallest["id"] == small.id
+    assert read_run(write_run(tmp_path / "other", models=[dense, control])).smallest["id"] == "control"
 
 
 @pytest.mark.parametrize("made", [("regularize", ["baseline"]), ("train", ["small"])])
