@@ -210,7 +210,7 @@ def plan():
 def test_a_result_does_not_replace_a_pipe(flags, capfd):
     os.mkfifo("pipe")
     assert "pipe is a device or a pipe" in refused(capfd, 9, "inspect", *NET, *flags)
-    assert stat.S_ISFIFO(os.stat("pipe").st_mode)
+    assert stat.S_ISFIFO(Path("pipe").stat().st_mode)
 
 
 def test_a_model_of_another_shape_is_told_without_a_traceback(capfd):
