@@ -44,8 +44,8 @@ Timings = Mapping[str, Timed]
 
 
 def cache_folder() -> Path:
-    """``SSLCLI_CACHE``, else ``sslcli`` in the user's cache folder."""
-    named = os.environ.get("SSLCLI_CACHE")
+    """``SSLCLI_CACHE_DIR``, else ``sslcli`` in the user's cache folder."""
+    named = os.environ.get("SSLCLI_CACHE_DIR")
     if named:
         return Path(named)
     home = os.environ.get("XDG_CACHE_HOME")

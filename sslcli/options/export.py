@@ -57,7 +57,11 @@ class ExportOptions(Options):
     )
     budget: PositiveFloat = Field(1.0, description="Seconds of measurement for one layer.")
     explain: bool = Field(False, description="Print what was measured for every layer and what was kept.")
-    cache: bool = Field(True, description="Use timings of earlier exports on this host and add to them.")
+    cache: bool = Field(
+        True,
+        description="Use timings of earlier exports on this host and add to them, in SSLCLI_CACHE_DIR "
+        "(else ~/.cache/sslcli).",
+    )
 
     @field_validator("lower")
     @classmethod

@@ -231,6 +231,13 @@ def test_options_come_from_the_environment_too(folder, tmp_path, monkeypatch, ca
     assert (options["data"], options["epochs"]) == ("mnist-5k", 7)
 
 
+def test_the_folder_of_the_timings_is_no_value_of_a_flag(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLCLI_CACHE_DIR", str(tmp_path / "timings"))
+    out = tmp_path / "a.onnx"
+    assert main(["export", str(folder / "zeros.pt2"), "-o", str(out), "--budget", "0.01", "-q"]) == 0
+    assert list((tmp_path / "timings").rglob("*.json"))
+
+
 @pytest.fixture
 def bad(tmp_path):
     """Files that are not what they should be."""

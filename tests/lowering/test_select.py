@@ -176,7 +176,7 @@ def test_auto_goes_back_to_dense_where_the_whole_model_got_slower(monkeypatch: p
 
 @pytest.mark.usefixtures("keep_channels")
 def test_really_measured_selection_computes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SSLCLI_CACHE", str(tmp_path))
+    monkeypatch.setenv("SSLCLI_CACHE_DIR", str(tmp_path))
     given = chain()
     lowered = lower(given, settings=SETTINGS)
     assert check.worst_error(outputs(given), outputs(lowered.model)) < 1e-5
@@ -192,7 +192,7 @@ def test_really_measured_selection_computes_the_same(tmp_path: Path, monkeypatch
 def test_timings_are_remembered_for_the_same_pattern_whatever_the_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SSLCLI_CACHE", str(tmp_path))
+    monkeypatch.setenv("SSLCLI_CACHE_DIR", str(tmp_path))
     once = lower(chain(0), settings=SETTINGS)
     again = lower(chain(1, first="renamed"), settings=SETTINGS)
     assert [decision.from_cache for decision in once.decisions] == [False, False]
@@ -202,7 +202,7 @@ def test_timings_are_remembered_for_the_same_pattern_whatever_the_values(
 
 @pytest.mark.usefixtures("few_forms", "keep_channels")
 def test_a_damaged_cache_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SSLCLI_CACHE", str(tmp_path))
+    monkeypatch.setenv("SSLCLI_CACHE_DIR", str(tmp_path))
     lower(chain(), settings=SETTINGS)
     for file in (tmp_path / "timings").iterdir():
         file.write_text("{")
