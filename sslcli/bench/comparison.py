@@ -13,8 +13,8 @@ from sslcli.bench.graphs import ShapedGraph, shaped_graph
 from sslcli.bench.host import others_load, read_load, this_host
 from sslcli.bench.inputs import ModelSource, RunSettings, read_inputs, read_proto
 from sslcli.bench.layers import LayerPairs, match_layers
-from sslcli.bench.results import BenchedModel, Comparison, Protocol, Row
-from sslcli.bench.rows import layer_rows, whole_rows
+from sslcli.bench.results import BenchedModel, Comparison, Protocol
+from sslcli.bench.rows import ROUNDS, Contest, differences, layer_contests, whole_models
 from sslcli.bench.unstructured import require_torch_device
 from sslcli.errors import InputError
 from sslcli.options.common import Provider
@@ -57,7 +57,7 @@ def compare(
         tf32: whether CUDA may use TF32 in timed runs; the outputs are compared without it.
         input_shape: input without the batch axis, where the model leaves it open.
         labels: how rows name the models, all different; default: their file names.
-        progress: called with a line before each part.
+        progress: called with a line before each round.
 
     Raises:
         DeviceError: a provider is missing or did not run every node.
@@ -85,24 +85,28 @@ def compare(
     pairs, notes = ([], []) if layers is None else match_layers(graphs[0], graphs[1:], layers)
     share = _WHOLE_SHARE if pairs else 1.0
     before = read_load()
-    rows: list[Row] = []
-    differences: list[float | None] = []
+    contests: list[Contest] = []
+    apart: list[float | None] = []
     for provider in providers:
         settings = replace(general, provider=provider, budget_s=general.budget_s * share)
-        say(f"whole models on {provider}")
-        found, differences = whole_rows(models, graphs, labels, settings)
-        rows.extend(found)
+        contests.append(whole_models(models, graphs, labels, settings))
+        settings = replace(settings, budget_s=general.budget_s * (1 - share) / max(1, len(pairs)))
         for pair in pairs:
-            say(f"{pair.base.name} on {provider}")
-            settings = replace(settings, budget_s=general.budget_s * (1 - share) / len(pairs))
-            rows.extend(layer_rows(pair, graphs, labels, settings, unstructured=unstructured))
+            contests += layer_contests(pair, graphs, labels, settings, unstructured=unstructured)
+    for number in range(ROUNDS):  # outermost, so that a slow half minute of the machine meets no layer alone
+        part = f"round {number + 1} of {ROUNDS}"
+        say(f"whole models{_and_layers(len(pairs))} on {' and '.join(providers)}, {part}")
+        for contest in contests:
+            contest.run(number)
+    for provider in providers:
+        apart = differences(models, replace(general, provider=provider))
     host = this_host(providers)
     load = others_load(before, read_load(), host.cpus)
     return Comparison(
         host=host,
         protocol=Protocol(budget_s, warmup, seed, tf32, load),
-        models=tuple(_benched(*item) for item in zip(labels, models, [None, *differences], strict=True)),
-        rows=tuple(rows),
+        models=tuple(_benched(*item) for item in zip(labels, models, [None, *apart], strict=True)),
+        rows=tuple(row for contest in contests for row in contest.rows()),
         notes=(*notes, *_gone(pairs, labels[1:]), *_busy(load)),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
@@ -177,6 +181,10 @@ def _files(model: Path) -> set[Path]:
         if entry.key == "location"
     }
     return {model, *(model.parent / place for place in places)}
+
+
+def _and_layers(count: int) -> str:
+    return "" if not count else " and 1 layer" if count == 1 else f" and {count} layers"
 
 
 def _silent(_: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from sslcli.bench.graphs import ShapedGraph, fixed_batch, macs
 from sslcli.bench.inputs import Array, ModelSource, RunSettings
 from sslcli.bench.layers import Layer, LayerPairs
 from sslcli.bench.results import Kind, Row
-from sslcli.bench.runner import Maker, Subject, Timing, sample_clock, session_subject, time_subjects
+from sslcli.bench.runner import Heat, Maker, Subject, Timing, sample_clock, session_subject
 from sslcli.bench.sessions import bind
 from sslcli.bench.statistics import Ratio, paired_ratio, summarise
 from sslcli.bench.unstructured import CsrConvolution, live_weights, random_weight, torch_threads
@@ -21,7 +22,7 @@ from sslcli.bench.unstructured import CsrConvolution, live_weights, random_weigh
 # Workers of OpenMP spin for 300,000 pauses after their work, which is 15 ms on recent processors.
 _OPENMP_SETTLE_S = 0.025
 # With fewer, intervals of equal models held 1 too seldom.
-_ROUNDS = 4
+ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -34,31 +35,92 @@ class Entrant:
     macs: int | None
 
 
-def whole_rows(
+class Contest:
+    """Entrants that are timed in turn, the first of them the base of the ratios.
+
+    Args:
+        entrants: what is timed.
+        settings: with the budget of all rounds together.
+        layer: whose rows they are; None: whole models.
+        aside: whether the base's row is told by another contest.
+    """
+
+    def __init__(
+        self,
+        entrants: Sequence[Entrant],
+        settings: RunSettings,
+        layer: Layer | None = None,
+        *,
+        aside: bool = False,
+    ) -> None:
+        self._entrants, self._layer, self._aside = entrants, layer, aside
+        self._settings = replace(settings, rounds=ROUNDS)
+        self._heat = Heat([entrant.maker for entrant in entrants], self._settings)
+
+    def run(self, number: int) -> None:
+        """Time round ``number``, from 0 to ROUNDS - 1."""
+        with torch_threads(self._settings.threads) if self._aside else contextlib.nullcontext():
+            self._heat.run(number)
+
+    def rows(self) -> list[Row]:
+        """What was measured."""
+        settings, layer, taken = self._settings, self._layer, self._heat.timings()
+        base = self._entrants[0]
+        rows = [
+            Row(
+                provider=settings.provider,
+                threads=settings.threads,
+                batch_size=settings.batch_size or 1,
+                layer=layer.name if layer else None,
+                op_type=layer.op_type if layer else None,
+                subject=entrant.label,
+                kind=entrant.kind,
+                macs=entrant.macs,
+                limit=base.macs / entrant.macs if base.macs and entrant.macs else None,
+                latency=summarise(timing.samples.ns, settings.batch_size or 1),
+                ratio=None if entrant is base else _speedup(taken[0], timing, settings),
+                nodes=timing.nodes,
+                clock=sample_clock(settings),
+                runs_per_sample=timing.samples.runs_per_sample,
+                rounds=timing.samples.rounds,
+                samples_ns=tuple(
+                    tuple(round(value) for value in block) for block in timing.samples.ns.tolist()
+                ),
+            )
+            for entrant, timing in zip(self._entrants, taken, strict=True)
+        ]
+        return rows[1:] if self._aside else rows
+
+
+def whole_models(
     models: Sequence[ModelSource],
     graphs: Sequence[ShapedGraph],
     labels: Sequence[str],
     settings: RunSettings,
-) -> tuple[list[Row], list[float | None]]:
-    """Time whole models, the base first; give the differences of the outputs to the base's as well."""
+) -> Contest:
+    """The contest of whole models, the base first."""
     entrants = [
         _entrant(model, label, macs(graph, graph.nodes), settings)
         for model, label, graph in zip(models, labels, graphs, strict=True)
     ]
-    rows = time_entrants(entrants, settings)
+    return Contest(entrants, settings)
+
+
+def differences(models: Sequence[ModelSource], settings: RunSettings) -> list[float | None]:
+    """How far the outputs of each model are from those of the first, without TF32."""
     base = _outputs(models[0], settings)
-    return rows, [relative_difference(base, _outputs(model, settings)) for model in models[1:]]
+    return [relative_difference(base, _outputs(model, settings)) for model in models[1:]]
 
 
-def layer_rows(
+def layer_contests(
     pair: LayerPairs,
     graphs: Sequence[ShapedGraph],
     labels: Sequence[str],
     settings: RunSettings,
     *,
     unstructured: bool,
-) -> list[Row]:
-    """Time one layer of all models, and its CSR forms, with ``settings.budget_s`` for all together."""
+) -> list[Contest]:
+    """One layer of all models, and its CSR forms, with ``settings.budget_s`` for all together."""
     alone = fixed_batch(settings)
     found = [
         (label, layer, graph)
@@ -68,45 +130,17 @@ def layer_rows(
     entrants = [_entrant(layer.model, label, layer.macs, alone) for label, layer, _ in found]
     geometry = conv_geometry(graphs[0], pair.base.nodes[0]) if unstructured else None
     if geometry is None or len(found) == 1:
-        return time_entrants(entrants, settings, pair.base)
+        return [Contest(entrants, settings, pair.base)]
     # Apart, since CSR takes long and its OpenMP workers spin on; the base is timed with both.
     half = replace(settings, budget_s=settings.budget_s / 2)
-    rows = time_entrants(entrants, half, pair.base)
     csr = [
         entrant
         for label, layer, graph in found[1:]
         for entrant in _csr_entrants(label, layer, graph, geometry, settings)
     ]
-    with torch_threads(settings.threads):
-        return rows + time_entrants([entrants[0], *csr], half, pair.base)[1:]
-
-
-def time_entrants(
-    entrants: Sequence[Entrant], settings: RunSettings, layer: Layer | None = None
-) -> list[Row]:
-    """Time entrants in turn, the first of them the base of the ratios; ``layer`` None: whole models."""
-    taken = time_subjects([entrant.maker for entrant in entrants], replace(settings, rounds=_ROUNDS))
-    base = entrants[0]
     return [
-        Row(
-            provider=settings.provider,
-            threads=settings.threads,
-            batch_size=settings.batch_size or 1,
-            layer=layer.name if layer else None,
-            op_type=layer.op_type if layer else None,
-            subject=entrant.label,
-            kind=entrant.kind,
-            macs=entrant.macs,
-            limit=base.macs / entrant.macs if base.macs and entrant.macs else None,
-            latency=summarise(timing.samples.ns, settings.batch_size or 1),
-            ratio=None if entrant is base else _speedup(taken[0], timing, settings),
-            nodes=timing.nodes,
-            clock=sample_clock(settings),
-            runs_per_sample=timing.samples.runs_per_sample,
-            rounds=timing.samples.rounds,
-            samples_ns=tuple(tuple(round(value) for value in block) for block in timing.samples.ns.tolist()),
-        )
-        for entrant, timing in zip(entrants, taken, strict=True)
+        Contest(entrants, half, pair.base),
+        Contest([entrants[0], *csr], half, pair.base, aside=True),
     ]
 
 
@@ -144,16 +178,19 @@ def _csr_entrants(
 ) -> list[Entrant]:
     """The base's convolution with as many non-zero weights as ``layer`` has, at random places."""
     live = live_weights(graph, layer.nodes)
-    weight = random_weight(geometry.weight, live, geometry.groups, settings.seed)
-    image = np.random.default_rng(settings.seed).standard_normal(geometry.image, dtype=np.float32)
     settle_s = _OPENMP_SETTLE_S if settings.provider == "cpu" and settings.threads > 1 else 0.0
-    count = int(np.count_nonzero(weight)) * geometry.image[0] * int(np.prod(geometry.out))
+    count = min(live, int(np.prod(geometry.weight))) * geometry.image[0] * int(np.prod(geometry.out))
+
+    def convolution() -> CsrConvolution:
+        weight = random_weight(geometry.weight, live, geometry.groups, settings.seed)
+        image = np.random.default_rng(settings.seed).standard_normal(geometry.image, dtype=np.float32)
+        return CsrConvolution(weight, image, geometry, settings.provider)
 
     def with_lowering() -> Subject:
-        return Subject(CsrConvolution(weight, image, geometry, settings.provider).run, settle_s)
+        return Subject(convolution().run, settle_s)
 
     def product_alone() -> Subject:
-        csr = CsrConvolution(weight, image, geometry, settings.provider)
+        csr = convolution()
         csr.run()  # writes the columns
         return Subject(csr.multiply, settle_s)
 

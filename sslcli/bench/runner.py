@@ -136,23 +136,56 @@ def time_subjects(
         clock: nanoseconds that samples are made of; None: what ``sample_clock`` says.
         wall: nanoseconds that the budget is made of.
     """
-    clock = clock or (time.thread_time_ns if sample_clock(settings) == "cpu" else time.perf_counter_ns)
-    rhythm = None
-    runs: tuple[int, ...] = ()
-    parts: list[list[Array]] = []
+    heat = Heat(makers, settings, clock, wall)
     for number in range(settings.rounds):
-        subjects = _open(makers, backward=number % 2 == 1)
-        costs = [_warm_up(subject, settings.warmup, clock) for subject in subjects]
-        if rhythm is None:
-            rhythm = _rhythm(costs)
-            runs = rhythm.runs
-        parts.append(interleave(subjects, rhythm, _one_round(settings, number), clock, wall))
-        nodes = [subject.nodes for subject in subjects]
-        del subjects  # their memory goes before the next round asks for its own
-    return [
-        Timing(Samples(np.concatenate(arrays), count, tuple(map(len, arrays))), dict(found))
-        for arrays, count, found in zip(zip(*parts, strict=True), runs, nodes, strict=True)
-    ]
+        heat.run(number)
+    return heat.timings()
+
+
+class Heat:
+    """Subjects that are timed against each other, one round at a time.
+
+    Several heats that take turns, round by round, each see all of the time that the whole takes: what the
+    machine does for some seconds meets one round of a heat and not all of them.
+
+    Args:
+        makers: each opens one subject.
+        settings: warm-up, rounds, budget, block limits and seed.
+        clock: nanoseconds that samples are made of; None: what ``sample_clock`` says.
+        wall: nanoseconds that the budget is made of.
+    """
+
+    def __init__(
+        self,
+        makers: Sequence[Maker],
+        settings: RunSettings,
+        clock: Clock | None = None,
+        wall: Clock = time.perf_counter_ns,
+    ) -> None:
+        own = time.thread_time_ns if sample_clock(settings) == "cpu" else time.perf_counter_ns
+        self.makers, self.settings = makers, settings
+        self._clock, self._wall = clock or own, wall
+        self._rhythm: Rhythm | None = None
+        self._parts: list[list[Array]] = []
+        self._nodes: list[Mapping[str, int]] = []
+
+    def run(self, number: int) -> None:
+        """Open all subjects and time round ``number`` of ``settings.rounds``."""
+        subjects = _open(self.makers, backward=number % 2 == 1)
+        costs = [_warm_up(subject, self.settings.warmup, self._clock) for subject in subjects]
+        self._rhythm = self._rhythm or _rhythm(costs)
+        settings = _one_round(self.settings, number)
+        self._parts.append(interleave(subjects, self._rhythm, settings, self._clock, self._wall))
+        self._nodes = [subject.nodes for subject in subjects]  # subjects go, for the next round's memory
+
+    def timings(self) -> list[Timing]:
+        """The times of all rounds so far, for each subject."""
+        assert self._rhythm is not None  # at least one round was run
+        taken = zip(zip(*self._parts, strict=True), self._rhythm.runs, self._nodes, strict=True)
+        return [
+            Timing(Samples(np.concatenate(arrays), count, tuple(map(len, arrays))), dict(found))
+            for arrays, count, found in taken
+        ]
 
 
 def interleave(

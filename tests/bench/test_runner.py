@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sslcli.bench.inputs import RunSettings
-from sslcli.bench.runner import Clock, Maker, Subject, sample_clock, time_models, time_subjects
+from sslcli.bench.runner import Clock, Heat, Maker, Subject, sample_clock, time_models, time_subjects
 from sslcli.bench.sessions import bind
 
 
@@ -57,6 +57,21 @@ def test_subjects_alternate_and_each_order_is_followed_by_its_reverse():
     assert blocks[3] == blocks[2][::-1]
     assert len(set(blocks)) > 2
     assert [timing.samples.ns.shape for timing in taken] == [(6, 1)] * 3
+
+
+def test_heats_that_take_turns_are_timed_as_if_alone():
+    """Each opens its subjects anew in every round, and keeps its own rhythm and blocks."""
+    machine = FakeMachine()
+    settings = blocks_only(rounds=2, min_blocks=4)
+    fast = Heat([machine.maker("a", 3_000_000), machine.maker("b", 6_000_000)], settings, *machine.clocks)
+    slow = Heat([machine.maker("c", 60_000_000)], settings, *machine.clocks)
+    for number in range(2):
+        fast.run(number)
+        slow.run(number)
+    assert machine.opened == ["a", "b", "c", "b", "a", "c"]
+    samples = [timing.samples for timing in (*fast.timings(), *slow.timings())]
+    assert [sample.rounds for sample in samples] == [(2, 2)] * 3
+    assert [float(np.median(sample.ns)) for sample in samples] == [3e6, 6e6, 6e7]
 
 
 def test_each_round_opens_all_anew_and_every_other_one_backward():
