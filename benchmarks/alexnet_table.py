@@ -140,7 +140,7 @@ def measure(
         settings.threads,
         settings.batch_size or 1,
         lines,
-        mean_ratio(pairs),
+        mean_ratio(pairs, rounds=[rows[layer, other, "onnx"].rounds for layer in LAYERS]),
         float(np.mean(list(limits.values()))),
         float(np.mean(list(paper.values()))),
         _whole(comparison),

@@ -91,4 +91,5 @@ def _key(row: Row) -> tuple[object, ...]:
 
 
 def _change(new: Row, old: Row) -> Change:
-    return Change(new, old.latency.median_ms, unpaired_ratio(old.samples(), new.samples()), old.ratio)
+    speed = unpaired_ratio(old.samples(), new.samples(), rounds=(old.rounds, new.rounds))
+    return Change(new, old.latency.median_ms, speed, old.ratio)

@@ -95,19 +95,14 @@ def paired_ratio(
     return _spread_over_rounds(_ratio(float(np.median(ratios)), drawn), ratios, rounds)
 
 
-def _spread_over_rounds(ratio: Ratio, ratios: Array, rounds: Sequence[int]) -> Ratio:
-    """The interval widened to Student's, of the rounds' medians in logarithms around the estimate."""
-    count = len(rounds)
-    if count < _LEAST_ROUNDS:
-        return ratio
-    medians = [np.log(np.median(part)) for part in np.split(ratios, np.cumsum(rounds)[:-1])]
-    quantile = _STUDENT[min(count - 1, len(_STUDENT)) - 1]
-    half = float(quantile * np.std(medians, ddof=1) / math.sqrt(count))
-    low, high = (ratio.value * math.exp(sign * half) for sign in (-1, 1))
-    return Ratio(ratio.value, min(ratio.low, low), max(ratio.high, high))
-
-
-def unpaired_ratio(base: Array, other: Array, *, seed: int = 0, resamples: int = RESAMPLES) -> Ratio:
+def unpaired_ratio(
+    base: Array,
+    other: Array,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    rounds: tuple[Sequence[int], Sequence[int]] = ((), ()),
+) -> Ratio:
     """Ratio of the medians of samples that were measured apart, such as in two files.
 
     Args:
@@ -115,25 +110,67 @@ def unpaired_ratio(base: Array, other: Array, *, seed: int = 0, resamples: int =
         other: nanoseconds, (blocks, samples).
         seed: seed of the resampling.
         resamples: bootstrap draws; each draws blocks of both sides.
+        rounds: how many blocks each round of the base and of the other has, as in ``paired_ratio``.
     """
     generator = np.random.default_rng(seed)
     medians = [np.median(side, axis=1) for side in (base, other)]
     above, below = (_bootstrap_medians(side, generator, resamples) for side in medians)
-    return _ratio(float(np.median(medians[0]) / np.median(medians[1])), above / below)
+    ratio = _ratio(float(np.median(medians[0]) / np.median(medians[1])), above / below)
+    if min(map(len, rounds)) < _LEAST_ROUNDS:
+        return ratio
+    sides = [np.log(_round_medians(side, counts)) for side, counts in zip(medians, rounds, strict=True)]
+    variance = sum(float(np.var(side, ddof=1)) / len(side) for side in sides)
+    half = _student(min(map(len, sides))) * math.sqrt(variance)
+    return _no_narrower(ratio, math.exp(-half), math.exp(half))
 
 
-def mean_ratio(pairs: Sequence[tuple[Array, Array]], *, seed: int = 0, resamples: int = RESAMPLES) -> Ratio:
+def mean_ratio(
+    pairs: Sequence[tuple[Array, Array]],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    rounds: Sequence[Sequence[int]] = (),
+) -> Ratio:
     """Arithmetic mean of several paired ratios, such as the paper's over layers, and its interval.
 
     Args:
         pairs: base and other of each, as in ``paired_ratio``.
         seed: seed of the resampling.
         resamples: bootstrap draws.
+        rounds: the rounds of each pair, as in ``paired_ratio``. Pairs are taken as measured apart, each with
+            the variance that its rounds show.
     """
     generator = np.random.default_rng(seed)
     ratios = [_block_ratios(base, other) for base, other in pairs]
     drawn = np.mean([_bootstrap_medians(item, generator, resamples) for item in ratios], axis=0)
-    return _ratio(float(np.mean([np.median(item) for item in ratios])), drawn)
+    ratio = _ratio(float(np.mean([np.median(item) for item in ratios])), drawn)
+    if not rounds or min(map(len, rounds)) < _LEAST_ROUNDS:
+        return ratio
+    parts = [_round_medians(item, counts) for item, counts in zip(ratios, rounds, strict=True)]
+    variance = sum(float(np.var(part, ddof=1)) / len(part) for part in parts) / len(parts) ** 2
+    half = _student(min(map(len, parts))) * math.sqrt(variance) / ratio.value
+    return _no_narrower(ratio, 1 - half, 1 + half)
+
+
+def _spread_over_rounds(ratio: Ratio, ratios: Array, rounds: Sequence[int]) -> Ratio:
+    """The interval widened to Student's, of the rounds' medians in logarithms around the estimate."""
+    if len(rounds) < _LEAST_ROUNDS:
+        return ratio
+    medians = np.log(_round_medians(ratios, rounds))
+    half = _student(len(medians)) * float(np.std(medians, ddof=1)) / math.sqrt(len(medians))
+    return _no_narrower(ratio, math.exp(-half), math.exp(half))
+
+
+def _round_medians(values: Array, rounds: Sequence[int]) -> Array:
+    return np.array([np.median(part) for part in np.split(values, np.cumsum(rounds)[:-1])])
+
+
+def _student(count: int) -> float:
+    return _STUDENT[min(count - 1, len(_STUDENT)) - 1]
+
+
+def _no_narrower(ratio: Ratio, low: float, high: float) -> Ratio:
+    return Ratio(ratio.value, min(ratio.low, ratio.value * low), max(ratio.high, ratio.value * high))
 
 
 def require_ratio(measured: Ratio, fail_under: float, what: str) -> None:

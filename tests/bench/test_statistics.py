@@ -74,6 +74,31 @@ def test_files_of_different_length_compare_unpaired():
     assert found.low <= 2.0 <= found.high
 
 
+def test_rounds_that_differ_widen_every_kind_of_interval():
+    # Twelve blocks in four rounds, each round steady in itself; the other is 2.0, 2.2, 2.0 and 2.2 times faster.
+    base = np.full((12, 2), 6e6)
+    other = base / np.repeat([2.0, 2.2, 2.0, 2.2], 3)[:, None]
+    rounds = (3, 3, 3, 3)
+    spread = np.std(np.log([2.0, 2.2, 2.0, 2.2]), ddof=1) / 2
+    widest = np.exp(3.182 * spread)  # Student's t of three degrees of freedom
+    paired = paired_ratio(base, other, rounds=rounds)
+    assert paired.high / paired.value == pytest.approx(widest)
+    apart = unpaired_ratio(base, other, rounds=(rounds, rounds))
+    assert (apart.low, apart.high) == pytest.approx((apart.value / widest, apart.value * widest))
+    alone = mean_ratio([(base, other)], rounds=[rounds])
+    both = mean_ratio([(base, other), (base, other)], rounds=[rounds, rounds])
+    half = 3.182 * np.std([2.0, 2.2, 2.0, 2.2], ddof=1) / 2
+    assert alone.high - alone.value == pytest.approx(half)
+    assert both.high - both.value == pytest.approx(half / np.sqrt(2))
+
+
+@pytest.mark.parametrize("rounds", [(), (6, 6)])
+def test_fewer_than_three_rounds_leave_the_interval_alone(rounds):
+    base, other = noisy(0, 2.0, blocks=12), noisy(1, blocks=12)
+    assert unpaired_ratio(base, other, rounds=(rounds, (4, 4, 4))) == unpaired_ratio(base, other)
+    assert mean_ratio([(base, other)], rounds=[rounds]) == mean_ratio([(base, other)])
+
+
 def test_gate_never_fails_on_a_hundred_equal_pairs():
     for seed in range(100):
         require_ratio(paired_ratio(noisy(seed), noisy(500 + seed), resamples=400), 0.95, "the model")
