@@ -75,7 +75,7 @@ def test_files_of_different_length_compare_unpaired():
 
 
 def test_rounds_that_differ_widen_every_kind_of_interval():
-    # Twelve blocks in four rounds, each round steady in itself; the other is 2.0, 2.2, 2.0 and 2.2 times faster.
+    # Twelve blocks in four rounds, each round steady in itself: 2.0, 2.2, 2.0 and 2.2 times faster.
     base = np.full((12, 2), 6e6)
     other = base / np.repeat([2.0, 2.2, 2.0, 2.2], 3)[:, None]
     rounds = (3, 3, 3, 3)
