@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
-from sslcli.bench.inputs import ModelSource, RunSettings, describe, input_shape, read_inputs, read_proto
+from sslcli.bench.inputs import ModelSource, RunSettings, describe, input_shapes, read_inputs, read_proto
 from sslcli.errors import GraphError
 
 _BY_INPUT = frozenset({"ConvTranspose"})
@@ -54,9 +54,10 @@ def shaped_graph(model: ModelSource, settings: RunSettings) -> ShapedGraph:
         GraphError: its shapes contradict each other.
     """
     proto = read_proto(model)
-    for item in read_inputs(proto):
-        shape = input_shape(item, settings)
-        for dim, size in zip(item.type.tensor_type.shape.dim, shape, strict=True):
+    items = read_inputs(proto)
+    shapes = input_shapes(items, settings)
+    for item in items:
+        for dim, size in zip(item.type.tensor_type.shape.dim, shapes[item.name], strict=True):
             dim.dim_value = size
     # Shapes that the exporter wrote hold symbols of an open batch; they would win over the inferred ones.
     del proto.graph.value_info[:]

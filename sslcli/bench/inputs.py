@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,16 +85,33 @@ def read_inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [item for item in proto.graph.input if item.name not in constants]
 
 
-def input_shape(item: onnx.ValueInfoProto, settings: RunSettings) -> tuple[int, ...]:
-    """The shape at which ``item`` is fed.
+def input_shapes(items: Sequence[onnx.ValueInfoProto], settings: RunSettings) -> dict[str, tuple[int, ...]]:
+    """The shapes at which inputs are fed, by name.
+
+    The batch size is that of every input whose first axis is open. Where there is one, other inputs keep what
+    they fix (anchors, a table); where there is none, the first input's must be the batch size.
 
     Raises:
-        InputError: its batch axis is fixed to another size, or nothing says the size of another axis.
+        InputError: the batch axis is fixed to another size, or nothing says the size of another axis.
     """
+    fixed = {item.name: _fixed_sizes(item) for item in items}
+    first = next((name for name, sizes in fixed.items() if sizes), None)
+    is_open = any(sizes and sizes[0] is None for sizes in fixed.values())
+    return {item.name: _input_shape(item, settings, keeps=is_open or item.name != first) for item in items}
+
+
+def _fixed_sizes(item: onnx.ValueInfoProto) -> list[int | None]:
     dims = item.type.tensor_type.shape.dim
-    fixed = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+    return [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+
+
+def _input_shape(item: onnx.ValueInfoProto, settings: RunSettings, *, keeps: bool) -> tuple[int, ...]:
+    """The shape of one input, which ``keeps`` its first axis if that is fixed."""
+    fixed = _fixed_sizes(item)
     if not fixed:
         return ()
+    if keeps and fixed[0] is not None:
+        settings = replace(settings, batch_size=fixed[0])
     batch_size = fixed[0] if settings.batch_size is None else settings.batch_size
     if batch_size is None:
         raise InputError(f"input {item.name} has an open batch axis", "say its size with --batch-size")

@@ -20,7 +20,7 @@ from sslcli.bench.inputs import (
     ModelSource,
     RunSettings,
     describe,
-    input_shape,
+    input_shapes,
     random_inputs,
     read_inputs,
     read_proto,
@@ -106,7 +106,7 @@ def bind(model: ModelSource, settings: RunSettings, inputs: Mapping[str, Array] 
     if settings.provider == "cuda":
         require_cuda_starts()
     described = read_inputs(read_proto(model))
-    shapes = {item.name: input_shape(item, settings) for item in described}
+    shapes = input_shapes(described, settings)
     with tempfile.TemporaryDirectory(prefix="sslcli-profile-") as folder:
         options = _session_options(settings, _overrides(described, shapes), Path(folder))
         session = _open(model, options, settings)

@@ -265,7 +265,10 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
             )
     for value in model.graph.output:
         output = slim.graph.output.add(name=value.name)
-        output.type.tensor_type.elem_type = value.type.tensor_type.elem_type
+        if value.type.HasField("tensor_type"):
+            output.type.tensor_type.elem_type = value.type.tensor_type.elem_type
+        else:  # a sequence or a map, of which nothing is said but what it is made of
+            output.type.CopyFrom(value.type)
     return slim
 
 

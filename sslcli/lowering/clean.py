@@ -62,11 +62,13 @@ def _keep(field: list[onnx.TensorProto] | list[onnx.ValueInfoProto], wanted: set
 
 def _state_shapes(model: onnx.ModelProto) -> None:
     silent = [value for value in model.graph.output if not value.type.tensor_type.HasField("shape")]
-    if not silent or protos.size_bytes(model) >= protos.MOST_INFERRED_BYTES:
+    tensors = [value for value in silent if value.type.WhichOneof("value") in (None, "tensor_type")]
+    if not tensors:
         return
-    inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.output}
-    for value in silent:
-        value.type.CopyFrom(inferred[value.name].type)
+    inferred = protos.value_types(model)
+    for value in tensors:
+        if value.name in inferred:
+            value.type.tensor_type.CopyFrom(inferred[value.name])
 
 
 def _constants_to_initialisers(graph: onnx.GraphProto) -> None:

@@ -126,8 +126,7 @@ def _own_constant(
     if position >= len(node.input) or node.input[position] not in known:
         return None
     name = node.input[position]
-    uses = sum(list(other.input).count(name) for other in graph.node)
-    return protos.array(known[name]) if uses == 1 and name not in protos.outputs(graph) else None
+    return protos.array(known[name]) if protos.uses(graph, name) == 1 else None
 
 
 def _readers(

@@ -36,17 +36,22 @@ def write_onnx(model: onnx.ModelProto, path: Path, *, limit_bytes: int = check.O
     """Write a model atomically; beyond ``limit_bytes`` the weights go to ``path`` + ``.data``.
 
     With two files the old model is removed before the new data are put in place, so that a killed run
-    never leaves a model beside data that are not its own.
+    never leaves a model beside data that are not its own. Data that another model reads stay.
 
     Raises:
-        OutputError: the output cannot be written.
+        OutputError: the output cannot be written, or another model has its data where these would go.
     """
-    data = path.with_name(path.name + ".data")
+    data = data_file(path)
     if protos.size_bytes(model) < limit_bytes:
+        was_own = data.is_file() and _reads(path, data) and _other_reader(data, path) is None
         with atomic_output(path) as temporary:
             temporary.write_bytes(model.SerializeToString())
-        _unlink(data)
+        if was_own:
+            _unlink(data)
         return path
+    other = _other_reader(data, path) if data.is_file() else None
+    if other is not None:
+        raise _taken(data, other)
     slim = onnx.ModelProto()
     slim.CopyFrom(model)
     with atomic_output(data) as temporary:
@@ -55,6 +60,40 @@ def write_onnx(model: onnx.ModelProto, path: Path, *, limit_bytes: int = check.O
     with atomic_output(path) as temporary:
         temporary.write_bytes(slim.SerializeToString())
     return path
+
+
+def data_file(path: Path) -> Path:
+    """Where the weights of the model ``path`` go if they do not fit into it."""
+    return path.with_name(path.name + ".data")
+
+
+def require_own_data(path: Path, source: Path) -> None:
+    """Raise OutputError where the data file of the output ``path`` holds the weights of ``source``."""
+    data = data_file(path)
+    if data.is_file() and source.resolve() != path.resolve() and _reads(source, data):
+        raise _taken(data, source)
+
+
+def _taken(data: Path, reader: Path) -> OutputError:
+    return OutputError(f"{data} holds the weights of {reader}", "choose another name for the output")
+
+
+def _other_reader(data: Path, path: Path) -> Path | None:
+    """A model beside ``data``, other than ``path``, whose weights are in it."""
+    others = (model for model in sorted(data.parent.glob("*.onnx")) if model.name != path.name)
+    return next((model for model in others if _reads(model, data)), None)
+
+
+def _reads(model: Path, data: Path) -> bool:
+    """Whether a file is an ONNX model with weights in ``data``."""
+    try:
+        tensors = read_proto(model).graph.initializer
+    except ModelError:  # nothing of it is lost
+        return False
+    locations = {
+        entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"
+    }
+    return any((model.parent / location).resolve() == data.resolve() for location in locations)
 
 
 def _move_data(model: onnx.ModelProto, target: Path, location: str) -> None:
@@ -80,4 +119,4 @@ def _unlink(path: Path) -> None:
         raise output_error(path, error) from error
 
 
-__all__ = ["OutputError", "read_onnx", "write_onnx"]
+__all__ = ["OutputError", "data_file", "read_onnx", "require_own_data", "write_onnx"]

@@ -29,21 +29,29 @@ class Fragment:
 
 @dataclass
 class Builder:
-    """Collects the nodes of one fragment under names that begin with the site's."""
+    """Collects the nodes of one fragment under names that begin with the site's.
+
+    Attributes:
+        prefix: the site's name.
+        ends: what the site reads and writes; no inner name is one of these.
+        nodes: so far, in order.
+        constants: by name.
+    """
 
     prefix: str
+    ends: tuple[str, ...]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
 
     def constant(self, values: Array, hint: str) -> str:
         """Add a constant; its name."""
-        name = f"{self.prefix}/{hint}_{len(self.constants)}"
+        name = protos.fresh(f"{self.prefix}/{hint}_{len(self.constants)}", self.ends)
         self.constants[name] = np.ascontiguousarray(values)
         return name
 
     def node(self, op: str, inputs: Sequence[str], attributes: Mapping[str, Attribute] = _EMPTY) -> str:
         """Add a node with one output; the output's name, which is the node's too."""
-        name = f"{self.prefix}/{op}_{len(self.nodes)}"
+        name = protos.fresh(f"{self.prefix}/{op}_{len(self.nodes)}", self.ends)
         node = onnx.helper.make_node(op, list(inputs), [name], name=name)
         node.attribute.extend(onnx.helper.make_attribute(key, value) for key, value in attributes.items())
         self.nodes.append(node)
@@ -103,12 +111,16 @@ class Builder:
 
 
 def replace_node(model: onnx.ModelProto, name: str, fragment: Fragment) -> onnx.ModelProto:
-    """A copy of the model with ``fragment`` in the place of the node ``name``."""
+    """A copy of the model with ``fragment`` in the place of the node ``name``.
+
+    Inner names that the model uses already are changed.
+    """
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     graph = changed.graph
     nodes = list(graph.node)
     position = next(index for index, node in enumerate(nodes) if node.name == name)
+    fragment = _renamed(fragment, graph)
     nodes[position : position + 1] = fragment.nodes
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
@@ -119,6 +131,27 @@ def replace_node(model: onnx.ModelProto, name: str, fragment: Fragment) -> onnx.
     _hoist_activation(graph, fragment.nodes[-1].name)
     drop_dead(graph)
     return changed
+
+
+def _renamed(fragment: Fragment, graph: onnx.GraphProto) -> Fragment:
+    """The fragment under names that the graph does not use; the site's input and output keep theirs."""
+    taken = protos.names(graph)
+    output = fragment.nodes[-1].output[0]
+    own = [*fragment.constants, *(name for node in fragment.nodes for name in node.output if name != output)]
+    names: dict[str, str] = {}
+    for name in own:
+        names[name] = protos.fresh(name, taken)
+        taken.add(names[name])
+    if all(old == new for old, new in names.items()):
+        return fragment
+    nodes = []
+    for node in fragment.nodes:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.input[:] = [names.get(name, name) for name in node.input]
+        copy.output[:] = [names.get(name, name) for name in node.output]
+        nodes.append(copy)
+    return Fragment(tuple(nodes), {names[key]: values for key, values in fragment.constants.items()})
 
 
 def _hoist_activation(graph: onnx.GraphProto, name: str) -> None:

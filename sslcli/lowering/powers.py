@@ -7,11 +7,13 @@ and Pow.)
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 
 from sslcli.lowering import protos
 from sslcli.lowering.clean import drop_dead
+
+_ROOTS = (0.5, 0.25, 0.75)
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 
 
 def simplify_powers(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -21,9 +23,14 @@ def simplify_powers(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     graph = model.graph
     known = protos.constants(graph)
+    if not any(_exponent(node, known) in _ROOTS for node in graph.node):
+        return model
+    types, taken = protos.value_types(model), protos.names(graph)
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        nodes.extend(_roots(node, known) or [node])
+        exponent = _exponent(node, known)
+        fits = exponent in _ROOTS and _is_float(types.get(node.input[0]), known[node.input[1]])
+        nodes.extend(_roots(node, exponent, taken) if fits else [node])
     if len(nodes) > len(graph.node) or any(a is not b for a, b in zip(nodes, graph.node, strict=False)):
         kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del graph.node[:]
@@ -32,15 +39,24 @@ def simplify_powers(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _roots(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> list[onnx.NodeProto] | None:
+def _exponent(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> float | None:
+    """The one constant number that a power raises to."""
     if node.op_type != "Pow" or node.domain not in ("", "ai.onnx") or node.input[1] not in known:
         return None
     exponent = protos.array(known[node.input[1]])
-    # With more axes than the base the exponent would lend its shape to the result.
-    if exponent.size != 1 or exponent.ndim > 1 or exponent.dtype not in (np.float32, np.float16):
-        return None
+    return float(exponent.reshape(())) if exponent.size == 1 and exponent.dtype.kind == "f" else None
+
+
+def _is_float(base: onnx.TypeProto.Tensor | None, exponent: onnx.TensorProto) -> bool:
+    """Whether a base is of floats, and has the axes that the exponent would else lend to the result."""
+    if base is None or base.elem_type not in _FLOATS:
+        return False
+    return not exponent.dims or (base.HasField("shape") and len(base.shape.dim) >= len(exponent.dims))
+
+
+def _roots(node: onnx.NodeProto, exponent: float | None, taken: set[str]) -> list[onnx.NodeProto]:
     source, target = node.input[0], node.output[0]
-    half, quarter = f"{target}/half", f"{target}/quarter"
+    half, quarter = (protos.fresh(f"{target}/{part}", taken) for part in ("half", "quarter"))
     make = onnx.helper.make_node
     first = make("Sqrt", [source], [half], name=f"{node.name}/Sqrt")
     second = make("Sqrt", [half], [quarter], name=f"{node.name}/Sqrt_1")
@@ -50,6 +66,4 @@ def _roots(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> list[onn
     if exponent == 0.25:
         second.output[0] = target
         return [first, second]
-    if exponent == 0.75:
-        return [first, second, make("Mul", [half, quarter], [target], name=f"{node.name}/Mul")]
-    return None
+    return [first, second, make("Mul", [half, quarter], [target], name=f"{node.name}/Mul")]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 from onnx import TensorProto
 
-from sslcli.lowering import protos
+from sslcli.errors import GraphError
+from sslcli.lowering import check, protos
 from sslcli.lowering.clean import drop_dead
 from sslcli.options.export import DType
 
@@ -14,12 +17,18 @@ _ELEMENT = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _LARGEST = {"fp16": 65504.0, "bf16": 3.3895e38}
 
 # Inputs that stay float32 whatever the others are: (operator, position).
-_ALWAYS_FLOAT = frozenset({("Resize", 1), ("Resize", 2), ("Upsample", 1), ("NonMaxSuppression", 0)})
-# Operators that are kept in float32, casts around them: sums over many elements overflow in 16 bits.
+_ALWAYS_FLOAT = frozenset(
+    {("Resize", 1), ("Resize", 2), ("Upsample", 1), ("NonMaxSuppression", 0)}
+    | {("QuantizeLinear", 1), ("DequantizeLinear", 1), ("Range", 0), ("Range", 1), ("Range", 2)}
+)
+# Operators that are kept in float32, casts around them: sums over many elements overflow in 16 bits, and
+# some have no form in 16 bits.
 _KEPT = frozenset(
     {"LRN", "Pow", "ReduceSum", "ReduceMean", "ReduceL2", "LayerNormalization", "InstanceNormalization"}
     | {"Softmax", "LogSoftmax", "Exp", "NonMaxSuppression", "Resize", "Upsample", "GroupNormalization"}
+    | {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Range"}
 )
+_MADE = frozenset({"EyeLike", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"})
 
 
 def convert(model: onnx.ModelProto, dtype: DType) -> onnx.ModelProto:
@@ -40,9 +49,29 @@ def convert(model: onnx.ModelProto, dtype: DType) -> onnx.ModelProto:
     if dtype == "bf16":
         _store_narrow(changed.graph)
     else:
-        _compute_narrow(changed.graph)
+        kinds = {name: tensor.elem_type for name, tensor in protos.value_types(model).items()}
+        _compute_narrow(changed.graph, kinds)
     drop_dead(changed.graph)
     return changed
+
+
+def require_dtype(model: onnx.ModelProto, dtype: DType, feeds: Mapping[str, protos.Array]) -> None:
+    """Raise GraphError where a model does not run in another precision.
+
+    Args:
+        model: runs on ``feeds``.
+        dtype: what it is to be computed or stored in.
+        feeds: inputs by name.
+    """
+    if dtype == "fp32":
+        return
+    hint = "write it as --dtype fp32" + (" or bf16" if dtype == "fp16" else "")
+    if dtype == "fp16" and any(protos.subgraphs(node) for node in model.graph.node):
+        raise GraphError("If, Loop and Scan cannot be computed in fp16", hint)
+    try:
+        check.run_known(convert(model, dtype), feeds, f"the model in {dtype}")
+    except GraphError as error:
+        raise GraphError(error.what, hint) from error
 
 
 def _floats(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
@@ -70,8 +99,8 @@ def _store_narrow(graph: onnx.GraphProto) -> None:
         graph.node.insert(0, cast)
 
 
-def _compute_narrow(graph: onnx.GraphProto) -> None:
-    """Arithmetic in fp16 between casts at the ends."""
+def _compute_narrow(graph: onnx.GraphProto, kinds: Mapping[str, int]) -> None:
+    """Arithmetic in fp16 between casts at the ends; ``kinds`` are the element types before."""
     fixed = {
         node.input[position]
         for node in graph.node
@@ -84,44 +113,42 @@ def _compute_narrow(graph: onnx.GraphProto) -> None:
             _narrow(tensor, "fp16")
     for node in graph.node:
         _retarget_cast(node)
-    _wrap_kept(graph, fixed)
+    _wrap_kept(graph, fixed, kinds)
     _cast_ends(graph)
 
 
 def _retarget_cast(node: onnx.NodeProto) -> None:
     if node.op_type == "Cast" and protos.integer(node, "to", 0) == TensorProto.FLOAT:
         protos.set_attribute(node, "to", TensorProto.FLOAT16)
+    if node.op_type in _MADE and protos.integer(node, "dtype", 0) == TensorProto.FLOAT:
+        protos.set_attribute(node, "dtype", TensorProto.FLOAT16)
     if node.op_type == "ConstantOfShape":
         for found in node.attribute:
             if found.name == "value" and found.t.data_type == TensorProto.FLOAT:
                 _narrow(found.t, "fp16")
 
 
-def _wrap_kept(graph: onnx.GraphProto, fixed: set[str]) -> None:
-    """Casts around the operators that stay in float32, for those of their inputs that are floats."""
-    kinds = _element_kinds(graph)
+def _wrap_kept(graph: onnx.GraphProto, fixed: set[str], kinds: Mapping[str, int]) -> None:
+    """Casts around the operators that stay in float32, for what floats they read and write."""
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         if node.op_type not in _KEPT:
             nodes.append(node)
             continue
         for position, name in enumerate(node.input):
-            if name and name not in fixed and kinds.get(name) in (None, TensorProto.FLOAT16):
+            if name and name not in fixed and kinds.get(name, TensorProto.FLOAT) == TensorProto.FLOAT:
                 wide = f"{node.name}/{name}/wide"
                 nodes.append(_cast(name, wide, TensorProto.FLOAT))
                 node.input[position] = wide
-        written = list(node.output)
-        node.output[:] = [f"{name}/wide" if name else "" for name in written]
+        written = [
+            name for name in node.output if name and kinds.get(name, TensorProto.FLOAT) == TensorProto.FLOAT
+        ]
+        node.output[:] = [f"{name}/wide" if name in written else name for name in node.output]
         nodes.append(node)
-        nodes += [_cast(f"{name}/wide", name, TensorProto.FLOAT16) for name in written if name]
+        nodes += [_cast(f"{name}/wide", name, TensorProto.FLOAT16) for name in written]
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(kept)
-
-
-def _element_kinds(graph: onnx.GraphProto) -> dict[str, int]:
-    """Element types of the initialisers; values between nodes are taken for floats."""
-    return {tensor.name: tensor.data_type for tensor in graph.initializer}
 
 
 def _cast(source: str, target: str, element: int) -> onnx.NodeProto:
@@ -138,8 +165,9 @@ def _cast_ends(graph: onnx.GraphProto) -> None:
         for node in graph.node:
             node.input[:] = [narrow if name == value.name else name for name in node.input]
         first.append(_cast(value.name, narrow, TensorProto.FLOAT16))
+    computed = {name for node in graph.node for name in node.output}
     for value in graph.output:
-        if value.type.tensor_type.elem_type != TensorProto.FLOAT:
+        if value.type.tensor_type.elem_type != TensorProto.FLOAT or value.name not in computed:
             continue
         narrow = f"{value.name}/narrow"
         for node in graph.node:

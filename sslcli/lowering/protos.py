@@ -6,6 +6,7 @@ pass asks ``constants(graph)`` for tensors and ``consumers(graph)`` for readers.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 Array = NDArray[np.generic]
-MOST_INFERRED_BYTES = 2**30  # shape inference serialises the model twice, and protobuf ends at 2 GB
+_LIGHT_BYTES = 1 << 16  # what shapes are computed from is smaller
 Attribute = int | float | str | Sequence[int]
 
 
@@ -86,6 +87,12 @@ def consumers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
     return readers
 
 
+def uses(graph: onnx.GraphProto, name: str) -> int:
+    """How often a value is read: once for each input, and once for a node whose sub-graphs capture it."""
+    found = [max(list(node.input).count(name), int(name in reads(node))) for node in graph.node]
+    return sum(found) + int(name in outputs(graph))
+
+
 def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     """Value name -> the node that writes it."""
     return {name: node for node in graph.node for name in node.output if name}
@@ -94,12 +101,11 @@ def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
 def reads(node: onnx.NodeProto) -> set[str]:
     """Every value a node reads, those that its sub-graphs capture too."""
     names = {name for name in node.input if name}
-    for found in node.attribute:
-        for body in [found.g] if found.type == onnx.AttributeProto.GRAPH else found.graphs:
-            written = {name for inner in body.node for name in inner.output}
-            written |= {tensor.name for tensor in body.initializer} | {value.name for value in body.input}
-            inner_reads = set().union(*(reads(inner) for inner in body.node)) if body.node else set()
-            names |= (inner_reads | {value.name for value in body.output}) - written
+    for body in subgraphs(node):
+        written = {name for inner in body.node for name in inner.output}
+        written |= {tensor.name for tensor in body.initializer} | {value.name for value in body.input}
+        inner_reads = set().union(*(reads(inner) for inner in body.node)) if body.node else set()
+        names |= (inner_reads | {value.name for value in body.output}) - written
     return names
 
 
@@ -115,9 +121,8 @@ def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
-        for found in node.attribute:
-            for body in [found.g] if found.type == onnx.AttributeProto.GRAPH else found.graphs:
-                rename(body, names)
+        for body in subgraphs(node):
+            rename(body, names)
 
 
 def fresh(base: str, taken: Iterable[str]) -> str:
@@ -131,9 +136,65 @@ def fresh(base: str, taken: Iterable[str]) -> str:
 
 
 def names(graph: onnx.GraphProto) -> set[str]:
-    """Every value name in use."""
+    """Every value name in use, in sub-graphs too."""
     found = {value.name for value in [*graph.input, *graph.output, *graph.initializer]}
-    return found | {name for node in graph.node for name in [*node.input, *node.output]}
+    found |= {name for node in graph.node for name in [*node.input, *node.output]}
+    return found.union(*(names(body) for node in graph.node for body in subgraphs(node)))
+
+
+def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The bodies of If, Loop and Scan."""
+    return [
+        body
+        for found in node.attribute
+        for body in ([found.g] if found.type == onnx.AttributeProto.GRAPH else found.graphs)
+    ]
+
+
+def hollow(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which large initialisers have a type and no values, and nothing is said of inner shapes.
+
+    Enough to infer shapes and types from, without copying the weights.
+    """
+    made = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    made.functions.extend(model.functions)
+    for part in ("input", "output", "node"):
+        getattr(made.graph, part).extend(getattr(model.graph, part))
+    made.graph.name = model.graph.name
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) <= _LIGHT_BYTES and math.prod(tensor.dims) <= _LIGHT_BYTES:
+            made.graph.initializer.append(tensor)
+            continue
+        empty = made.graph.initializer.add(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+        empty.data_location = onnx.TensorProto.EXTERNAL
+        empty.external_data.add(key="location", value="left out")
+    return made
+
+
+def value_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
+    """Element types and shapes by value name, as far as inference gets from the inputs.
+
+    What the file says of inner values counts only where every input is fixed but for the batch: exporters
+    write the shapes of their example, which an open height makes untrue.
+    """
+    inferred = onnx.shape_inference.infer_shapes(hollow(model)).graph
+    told = list(model.graph.value_info) if _is_fixed(model.graph) else []
+    found = {value.name: value.type.tensor_type for value in told}
+    for value in [*inferred.value_info, *inferred.input, *inferred.output]:
+        tensor = value.type.tensor_type
+        if tensor.elem_type and (tensor.HasField("shape") or value.name not in found):
+            found[value.name] = tensor
+    found |= {
+        tensor.name: onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims).tensor_type
+        for tensor in model.graph.initializer
+    }
+    return found
+
+
+def _is_fixed(graph: onnx.GraphProto) -> bool:
+    """Whether no input leaves an axis beside the batch open."""
+    shapes = [value.type.tensor_type.shape.dim for value in graph.input]
+    return all(dim.HasField("dim_value") for dims in shapes for dim in dims[1:])
 
 
 def size_bytes(model: onnx.ModelProto) -> int:

@@ -15,13 +15,13 @@ from sslcli.bench.statistics import Ratio
 from sslcli.checkpoint import Record, load, save
 from sslcli.errors import UsageError
 from sslcli.files import check_writable
-from sslcli.lowering import check
+from sslcli.lowering import check, protos
 from sslcli.lowering.check import Errors, Reference
-from sslcli.lowering.files import read_onnx, write_onnx
+from sslcli.lowering.files import data_file, read_onnx, require_own_data, write_onnx
 from sslcli.lowering.from_torch import finish, set_record, translate
-from sslcli.lowering.precision import convert
+from sslcli.lowering.precision import convert, require_dtype
 from sslcli.lowering.select import Decision, lower
-from sslcli.options.export import ExportOptions
+from sslcli.options.export import OLDEST_OPSET, OPSET, ExportOptions
 
 _SAVED_FORMS = (".pt2", ".safetensors", ".pt", ".pth")
 
@@ -54,6 +54,7 @@ def export(
     example: tuple[torch.Tensor, ...] | None = None,
     record: Record | None = None,
     options: ExportOptions | None = None,
+    input_shape: tuple[int, ...] | None = None,
 ) -> Exported:
     """Write a model as ONNX, lowered for its target; as ``.pt2`` or a state dict where ``path`` says so.
 
@@ -64,6 +65,7 @@ def export(
         example: inputs to trace with, the batch on axis 0; default: those that ``what`` carries.
         record: what is known about the model; default: what ``what`` carries.
         options: target, lowering, precision and operator set; default: one CPU thread at batch 1, measured.
+        input_shape: sizes of the axes beside the batch, where the inputs of an ONNX file leave them open.
 
     Raises:
         UsageError: the formats do not go together, or the example is missing.
@@ -81,7 +83,7 @@ def export(
         )
     if isinstance(what, str | Path):
         if Path(what).suffix.lower() == ".onnx":
-            return _from_onnx(Path(what), path, record, options)
+            return _from_onnx(Path(what), path, record, options, input_shape)
         what = load(what)
     model, example, record = _parts(what, example, record)
     if suffix != ".onnx":
@@ -89,19 +91,28 @@ def export(
         return Exported(path, path.stat().st_size, "none")
     if example is None:
         raise UsageError("tracing a module for ONNX needs example inputs", "pass example=(tensor,)")
-    proto, references = translate(model, example, options.opset)
-    check.require_references(proto, references, check.TOLERANCE["fp32"])
+    proto, references = translate(model, example, options.opset or OPSET)
+    check.require_references(proto, references, check.tolerance(proto))
     return _finish(proto, references, path, record, options)
 
 
-def _from_onnx(source: Path, path: Path, record: Record | None, options: ExportOptions) -> Exported:
+def _from_onnx(
+    source: Path,
+    path: Path,
+    record: Record | None,
+    options: ExportOptions,
+    input_shape: tuple[int, ...] | None,
+) -> Exported:
     if path.suffix.lower() != ".onnx":
         raise UsageError(
             f"{source.name} cannot be written as {path.suffix}", "name a .onnx file as the output"
         )
+    require_own_data(path, source)
     given = read_onnx(source)
-    references = check.references_of(given, str(source))
-    return _finish(finish(given, options.opset), references, path, record, options)
+    references = check.references_of(given, str(source), input_shape=input_shape)
+    kept = None if protos.opset(given) >= OLDEST_OPSET else OPSET
+    finished = finish(given, options.opset or kept)
+    return _finish(finished, references, path, record, options, input_shape)
 
 
 def _finish(
@@ -110,19 +121,23 @@ def _finish(
     path: Path,
     record: Record | None,
     options: ExportOptions,
+    input_shape: tuple[int, ...] | None = None,
 ) -> Exported:
     settings = RunSettings(
         provider=options.provider,
         threads=options.threads,
         batch_size=options.batch_size,
         budget_s=options.budget,
+        input_shape=input_shape,
     )
+    tolerance = check.tolerance(proto, options.dtype)
+    require_dtype(proto, options.dtype, references[0].feeds)
     lowered = lower(proto, choice=options.lower, settings=settings, dtype=options.dtype, cache=options.cache)
     converted = convert(lowered.model, options.dtype)
-    errors = check.require_references(converted, references, check.TOLERANCE[options.dtype])
+    errors = check.require_references(converted, references, tolerance)
     set_record(converted, record)
     write_onnx(converted, path)
-    data = path.with_name(path.name + ".data")
+    data = data_file(path)
     size = path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
     return Exported(path, size, options.lower, lowered.decisions, lowered.speedup, errors)
 

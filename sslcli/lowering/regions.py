@@ -23,7 +23,7 @@ _PASSING = frozenset(
 )
 _DEPTH = 3
 _FEW = 16
-_LIGHT_BYTES = 1 << 16  # what shapes are computed from is smaller
+_FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE})
 
 
 def region(model: onnx.ModelProto, name: str, settings: RunSettings) -> onnx.ModelProto:
@@ -48,31 +48,15 @@ def alone(model: onnx.ModelProto, name: str, settings: RunSettings) -> onnx.Mode
 
 def _shaped(model: onnx.ModelProto, settings: RunSettings) -> ShapedGraph:
     """Shapes are inferred without the weights, which would be copied several times for each layer."""
-    light = shaped_graph(_without_weights(model).SerializeToString(), settings)
+    light = shaped_graph(protos.hollow(model).SerializeToString(), settings)
     return replace(light, constants=protos.constants(model.graph))
-
-
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which large initialisers have a type and no values."""
-    made = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    for part in ("input", "output", "value_info", "node"):
-        getattr(made.graph, part).extend(getattr(model.graph, part))
-    made.graph.name = model.graph.name
-    for tensor in model.graph.initializer:
-        if len(tensor.raw_data) <= _LIGHT_BYTES:
-            made.graph.initializer.append(tensor)
-            continue
-        hollow = made.graph.initializer.add(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
-        hollow.data_location = onnx.TensorProto.EXTERNAL
-        hollow.external_data.add(key="location", value="left out")
-    return made
 
 
 def slim(piece: onnx.ModelProto, name: str) -> onnx.ModelProto:
     """Make the neighbouring convolutions and products cheap, in place, so that the layer's share shows.
 
     They keep the layout that they ask for, but those below compute few filters, and those above read few
-    channels.
+    channels. Constants that others read too stay as they are.
     """
     graph = piece.graph
     known, readers = protos.constants(graph), protos.consumers(graph)
@@ -83,12 +67,16 @@ def slim(piece: onnx.ModelProto, name: str) -> onnx.ModelProto:
             continue
         if protos.integer(node, "group", 1) != 1 or not _is_plain_gemm(node):
             continue
+        if any(protos.uses(graph, constant) > 1 for constant in node.input[1:] if constant):
+            continue
         weight = protos.array(known[node.input[1]])
         if len(weight) > _FEW and node.output[0] in ends and not readers.get(node.output[0]):
             weight = weight[:_FEW]
             ends[node.output[0]].type.tensor_type.shape.dim[1].dim_value = _FEW
             for constant in [name for name in node.input[2:] if name in known]:
-                protos.set_constant(graph, constant, protos.array(known[constant])[:_FEW])
+                bias = protos.array(known[constant])  # (N,), (1, N) or one value for all
+                if bias.size > 1:
+                    protos.set_constant(graph, constant, bias[..., :_FEW])
         if weight.shape[1] > _FEW and node.input[0] in starts and len(readers[node.input[0]]) == 1:
             weight = weight[:, :_FEW]
             starts[node.input[0]].type.tensor_type.shape.dim[1].dim_value = _FEW
@@ -128,6 +116,17 @@ def check_order(graph: onnx.GraphProto) -> list[str]:
     return [name for node in graph.node for name in [*node.input, *node.output]]
 
 
+def _may_belong(graph: ShapedGraph, node: onnx.NodeProto) -> bool:
+    """Whether a neighbour can be run apart: a known operator that reads floats and constants.
+
+    A shape or an index that is computed elsewhere would become an input, and any test input is wrong there.
+    """
+    if node.op_type not in _ANCHORS | _PASSING:
+        return False
+    computed = [name for name in node.input if name and name not in graph.constants]
+    return all(name in graph.types and graph.types[name].element in _FLOATS for name in computed)
+
+
 def _upwards(graph: ShapedGraph, node: onnx.NodeProto) -> set[str]:
     """Names of the nodes between the layer's input and the nearest anchor above, that one included."""
     producers = {name: other for other in graph.nodes for name in other.output}
@@ -135,7 +134,7 @@ def _upwards(graph: ShapedGraph, node: onnx.NodeProto) -> set[str]:
     value = node.input[0]
     for _ in range(_DEPTH):
         above = producers.get(value)
-        if above is None or above.op_type not in _ANCHORS | _PASSING:
+        if above is None or not _may_belong(graph, above):
             break
         found.add(above.name)
         if above.op_type in _ANCHORS:
@@ -150,9 +149,7 @@ def _downwards(graph: ShapedGraph, node: onnx.NodeProto) -> set[str]:
     values = {node.output[0]}
     for _ in range(_DEPTH):
         readers = [
-            other
-            for other in graph.nodes
-            if values.intersection(other.input) and other.op_type in _ANCHORS | _PASSING
+            other for other in graph.nodes if values.intersection(other.input) and _may_belong(graph, other)
         ]
         found |= {other.name for other in readers}
         values = {name for other in readers if other.op_type not in _ANCHORS for name in other.output}

@@ -27,7 +27,7 @@ def expand_response_norms(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _written_out(model: onnx.ModelProto, norm: onnx.NodeProto) -> onnx.ModelProto:
-    builder = Builder(norm.name)
+    builder = Builder(norm.name, (norm.input[0], norm.output[0]))
 
     def scalar(name: str, default: float) -> str:
         return builder.constant(_float(protos.number(norm, name, default)), name)

@@ -108,7 +108,7 @@ def lower(
     base = clean(base)
     if choice == DENSE:
         return Lowered(base, (), None, 0.0)
-    fixed = _fixed_batch(base)
+    fixed = check.fixed_batch_size(base.graph)
     if fixed is not None:  # the only batch that it can run at
         settings = replace(settings, batch_size=fixed)
     folder = cache_folder() if cache else None
@@ -134,16 +134,12 @@ def lower(
         lowered, decisions, speedup = _confirmed(base, start, lowered, decisions, used, settings, dtype)
     check.check_structure(lowered)
     errors = check.require_references(
-        lowered, check.references_of(base), check.TOLERANCE["fp32"], "the lowered model"
+        lowered,
+        check.references_of(base, input_shape=settings.input_shape),
+        check.tolerance(base),
+        "the lowered model",
     )
     return Lowered(lowered, tuple(decisions), speedup, errors.max_rel)
-
-
-def _fixed_batch(model: onnx.ModelProto) -> int | None:
-    """The batch size that the first input fixes; None where it is open."""
-    dims = [value.type.tensor_type.shape.dim for value in check.graph_inputs(model.graph)]
-    first = next((found[0] for found in dims if found), None)
-    return first.dim_value if first is not None and first.HasField("dim_value") else None
 
 
 def _cheaper_norms(
@@ -224,9 +220,9 @@ def _measured(
         return replace(decision, note="no lowering applies"), None
     try:
         piece = region(model, name, settings)
+        models, refused = _checked(piece, name, fragments, settings)
     except (GraphError, InputError) as error:
         return replace(decision, note=error.what), None
-    models, refused = _checked(piece, name, fragments)
     # The candidates' own structure is part of the question, so that a form that changed is timed anew.
     asked = [f"{form}:{region_key(changed)}" for form, changed in models.items()]
     key = question(region_key(piece), [*asked, dtype], settings)
@@ -276,19 +272,28 @@ def _steady(
 
 
 def _checked(
-    piece: onnx.ModelProto, name: str, fragments: Mapping[str, Fragment]
+    piece: onnx.ModelProto, name: str, fragments: Mapping[str, Fragment], settings: RunSettings
 ) -> tuple[dict[str, onnx.ModelProto], dict[str, str]]:
-    """The region with each candidate that computes the same in it, and why the others are refused."""
+    """The region with each candidate that computes the same in it, and why the others are refused.
+
+    Raises:
+        GraphError: ONNX Runtime does not run the region apart from the model.
+    """
     feeds = check.fresh_feeds(piece, batch_size=1)
-    expected = check.run(piece, feeds)
+    expected = check.run_known(piece, feeds, f"the surroundings of {name}", settings.provider)
     models, refused = {DENSE: piece}, {}
     for form, fragment in fragments.items():
         changed = replace_node(piece, name, fragment)
-        error = check.worst_error(expected, check.run(changed, feeds))
-        if error <= check.TOLERANCE["fp32"]:
+        try:
+            got = check.run_known(changed, feeds, form, settings.provider)
+        except GraphError as error:
+            refused[form] = error.what
+            continue
+        off = check.worst_error(expected, got)
+        if off <= check.TOLERANCE["fp32"]:
             models[form] = changed
         else:
-            refused[form] = f"relative error {error:.1e}"
+            refused[form] = f"relative error {off:.1e}"
     return models, refused
 
 

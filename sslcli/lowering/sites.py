@@ -109,12 +109,10 @@ def find_sites(model: onnx.ModelProto) -> dict[str, Site]:
 
 def infer_shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
     """Shapes by value name, None for sizes that are open, as far as inference gets."""
-    small = protos.size_bytes(model) < protos.MOST_INFERRED_BYTES  # else what the file says must do
-    graph = (onnx.shape_inference.infer_shapes(model) if small else model).graph
     return {
-        value.name: tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
-        for value in [*graph.value_info, *graph.input, *graph.output]
-        if (tensor := value.type.tensor_type).HasField("shape")
+        name: tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+        for name, tensor in protos.value_types(model).items()
+        if tensor.HasField("shape")
     }
 
 

@@ -61,7 +61,7 @@ def question(region: str, candidates: Sequence[str], settings: RunSettings) -> s
         "region": region,
         "candidates": list(candidates),
         "host": {key: host[key] for key in ("machine", "cpu_model", "affinity", "gpu", "versions")},
-        "run": [settings.provider, settings.threads, settings.batch_size, settings.tf32],
+        "run": [settings.provider, settings.threads, settings.batch_size, settings.tf32, settings.budget_s],
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 

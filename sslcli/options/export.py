@@ -48,9 +48,13 @@ class ExportOptions(Options):
     )
     provider: Provider = Field("cpu", description="Where the model will run: cpu or cuda.")
     threads: Positive = Field(1, description="Threads that the target gives to one operator.")
-    batch_size: Positive = Field(1, description="Items in one run on the target; the file takes any batch.")
-    opset: Annotated[int, Field(ge=OLDEST_OPSET, le=NEWEST_OPSET)] = Field(
-        OPSET, description=f"ONNX operator set, {OLDEST_OPSET} to {NEWEST_OPSET}."
+    batch_size: Positive = Field(
+        1, description="Items in one run on the target; the file takes any batch unless the model fixes it."
+    )
+    opset: Annotated[int, Field(ge=OLDEST_OPSET, le=NEWEST_OPSET)] | None = Field(
+        None,
+        description=f"ONNX operator set, {OLDEST_OPSET} to {NEWEST_OPSET}; default: {OPSET}, and that of the "
+        "file where an ONNX file is given.",
     )
     dtype: DType = Field(
         "fp32", description="Weights and arithmetic: fp32, fp16 or bf16; inputs and outputs stay fp32."

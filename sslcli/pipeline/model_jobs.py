@@ -81,7 +81,8 @@ def export(request: Request, observers: Observers = ()) -> results.ExportResult:
             what = inputs.load_model(request.source, chosen.model, chosen.run.seed, chosen.data)
             record = what.record
         record = record.followed_by("export", inputs.stated(request), inputs.parents(request))
-        written = write(what, output, record=record, options=chosen.step)
+        shape = None if chosen.model.input_shape is None else tuple(chosen.model.input_shape)
+        written = write(what, output, record=record, options=chosen.step, input_shape=shape)
     return results.ExportResult(
         source=request.source,
         output=str(output),
@@ -92,7 +93,7 @@ def export(request: Request, observers: Observers = ()) -> results.ExportResult:
         layers=[_decision(decision) for decision in written.decisions],
         speedup=None if written.speedup is None else dataclasses.asdict(written.speedup),
         explain=chosen.step.explain,
-        shape=shape_of_onnx(output) if output.suffix == ".onnx" else None,
+        shape=shape_of_onnx(output, shape) if output.suffix == ".onnx" else None,
     )
 
 
@@ -103,7 +104,7 @@ def inspect(request: Request, observers: Observers = ()) -> results.InspectResul
     if inputs.is_onnx(request.source):
         from sslcli.pipeline.onnx_shape import inspect_onnx
 
-        return inspect_onnx(Path(request.source))
+        return inspect_onnx(Path(request.source), request.settings.model.input_shape)
     chosen = request.settings
     loaded = inputs.load_model(request.source, chosen.model, chosen.run.seed, chosen.data)
     found = look(loaded.model, loaded.example)
@@ -330,6 +331,7 @@ def _decision(decision: Any) -> dict[str, Any]:
         "speedup": timings.get(decision.chosen, {}).get("speedup"),
         "timings": timings,
         "refused": dict(decision.refused),
+        "from_cache": decision.from_cache,
         "note": decision.note,
     }
 

@@ -12,21 +12,28 @@ import numpy as np
 from sslcli.bench.graphs import node_macs, shaped_graph
 from sslcli.bench.inputs import RunSettings
 from sslcli.checkpoint import record_of_onnx
+from sslcli.lowering.check import fixed_batch_size
 from sslcli.lowering.files import read_onnx
 from sslcli.lowering.patterns import macs_share
 from sslcli.lowering.sites import LinearSite, Site, find_sites
 from sslcli.pipeline.results import InspectResult
 
 
-def inspect_onnx(path: Path) -> InspectResult:
-    """Count; an ONNX file has no groups beyond its own layers.
+def inspect_onnx(path: Path, input_shape: tuple[int, ...] | None = None) -> InspectResult:
+    """Count for one item; an ONNX file has no groups beyond its own layers.
+
+    Args:
+        path: the file.
+        input_shape: sizes of the axes beside the batch, where the inputs leave them open.
 
     Raises:
         ModelError: it cannot be read.
+        InputError: its inputs leave axes open and nothing says their size.
     """
     model = read_onnx(path)
-    graph = shaped_graph(path, RunSettings())
-    counts = {node.name: node_macs(graph, node) or 0 for node in graph.nodes}
+    batch = fixed_batch_size(model.graph)
+    graph = shaped_graph(path, RunSettings(batch_size=batch or 1, input_shape=input_shape))
+    counts = {node.name: (node_macs(graph, node) or 0) // (batch or 1) for node in graph.nodes}
     layers = [_row(name, site, counts.get(name, 0)) for name, site in find_sites(model).items()]
     rest = sum(counts.values()) - sum(layer["macs"] for layer in layers)
     record = record_of_onnx(model, str(path))

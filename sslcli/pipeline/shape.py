@@ -31,11 +31,11 @@ def shape_of_model(model: nn.Module, example: Any) -> Shape:
     )
 
 
-def shape_of_onnx(path: Path) -> Shape:
-    """Count an ONNX file."""
+def shape_of_onnx(path: Path, input_shape: tuple[int, ...] | None = None) -> Shape:
+    """Count an ONNX file, whose open axes beside the batch have the sizes ``input_shape``."""
     from sslcli.pipeline.onnx_shape import inspect_onnx
 
-    found = inspect_onnx(path)
+    found = inspect_onnx(path, input_shape)
     layers = [
         Layer(
             name=layer["name"],

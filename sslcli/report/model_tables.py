@@ -14,6 +14,8 @@ from sslcli.report.module_tree import module_rows
 from sslcli.report.numbers import count, metric, per_cent, size
 from sslcli.report.tables import file_line, interval_cell, new_table, notices, speedup_cell, verified
 
+_FEW_NAMES = 3
+
 Layer = Mapping[str, Any]
 MOST_NAMES = 6
 
@@ -65,6 +67,8 @@ def print_export(console: Console, result: results.ExportResult) -> None:
         console.print(table)
         if result.explain:
             _explain(console, result.layers)
+        else:
+            notices(console, _untimed(result))
     if result.speedup is not None:
         value, low, high = (result.speedup[key] for key in ("value", "low", "high"))
         whole = Text("whole model ")
@@ -179,9 +183,25 @@ def _words(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _untimed(result: results.ExportResult) -> list[str]:
+    """Why layers with zeros stayed as they are although nothing was measured."""
+    left = [layer for layer in result.layers if layer["choice"] == "dense" and not layer["timings"]]
+    if result.lowering != "auto":
+        return [f"{result.lowering} applies to no layer"] if len(left) == len(result.layers) else []
+    layers: dict[str, list[str]] = {}
+    for layer in left:
+        layers.setdefault(str(layer["note"] or "unknown"), []).append(str(layer["layer"]))
+    return [f"{_some(names)} not measured: {why}" for why, names in layers.items()]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= _FEW_NAMES else f"{names[0]} and {len(names) - 1} other layers"
+
+
 def _explain(console: Console, layers: Iterable[Layer]) -> None:
     for layer in layers:
-        tree = Tree(Text(str(layer["layer"]), style="bold"))
+        kept = " (timed by an earlier export)" if layer.get("from_cache") else ""
+        tree = Tree(Text(str(layer["layer"]), style="bold").append(kept, style="dim"))
         for name, timed in layer["timings"].items():
             line = Text(f"{name}: {timed['median_ms']:.4f} ms, ")
             line.append_text(speedup_cell(timed["speedup"], timed["low"], timed["high"]))

@@ -212,7 +212,7 @@ def test_a_damaged_cache_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.usefixtures("keep_channels")
 def test_a_candidate_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(site: Site) -> dict[str, Fragment]:
-        builder = Builder(site.name)
+        builder = Builder(site.name, (site.input, site.output))
         builder.conv(site.input, site.weight * 1.01, None, pads=[(1, 1), (1, 1)])
         return {"wrong": builder.finish(site.output)}
 
@@ -226,7 +226,7 @@ def test_a_form_forced_although_wrong_is_a_verification_error(monkeypatch: pytes
     def wrong(site: Site, name: str) -> Fragment | None:
         if site.name != "first":
             return None
-        builder = Builder(site.name)
+        builder = Builder(site.name, (site.input, site.output))
         builder.conv(site.input, site.weight * 1.01, None, pads=[(1, 1), (1, 1)])
         return builder.finish(site.output)
 

@@ -26,7 +26,7 @@ def compact(site: ConvSite, *, block: int = 1) -> Fragment | None:
     if not fits(site, box):
         box = Box((0,) * site.rank, site.kernel, site.pads)
     rows, channels = _drop_groups(site, rows, channels)
-    builder = Builder(site.name)
+    builder = Builder(site.name, (site.input, site.output))
     flat = np.array([channel for group in channels for channel in group], np.int64)
     weight = _weight(site, rows, channels, box)
     if weight.shape == site.weight.shape:

@@ -30,7 +30,7 @@ def as_2d(form: Callable[[ConvSite], Fragment | None], site: ConvSite) -> Fragme
     )
     if inner is None:
         return None
-    outer = Builder(f"{site.name}/flat")
+    outer = Builder(f"{site.name}/flat", (site.input, site.output))
     axis = outer.constant(np.array([2], np.int64), "axes")
     outer.node("Unsqueeze", [site.input, axis])
     outer.nodes[-1].output[0] = image
@@ -42,7 +42,7 @@ def as_2d(form: Callable[[ConvSite], Fragment | None], site: ConvSite) -> Fragme
 
 def dense(site: ConvSite) -> Fragment:
     """The convolution as it is: what ``as_2d`` makes of a layer without zeros."""
-    builder = Builder(site.name)
+    builder = Builder(site.name, (site.input, site.output))
     builder.conv(
         site.input,
         site.weight,

@@ -21,7 +21,7 @@ def compact_linear(site: LinearSite, *, restore_rows: bool = True) -> Fragment |
     weight = site.weight[rows][:, live_columns]
     if weight.shape == site.weight.shape:
         return None
-    builder = Builder(site.name)
+    builder = Builder(site.name, (site.input, site.output))
     source = site.input
     if len(live_columns) < site.weight.shape[1]:
         source = builder.gather(source, live_columns, axis=-1)

@@ -69,7 +69,7 @@ def packed_form(
     site: ConvSite, body: Body, *, restore: Restore = "gather", rows_of: int = 1, columns_of: int = 1
 ) -> Fragment:
     """A fragment that runs ``body`` for each group, joins the rows and puts every filter in its place."""
-    builder = Builder(site.name)
+    builder = Builder(site.name, (site.input, site.output))
     problems = pack(site, restore=restore, rows_of=rows_of, columns_of=columns_of)
     pieces = [body(builder, site, problem) for problem in problems]
     joined = pieces[0] if len(pieces) == 1 else builder.node("Concat", pieces, {"axis": 1})

@@ -35,7 +35,7 @@ def separate(site: ConvSite, *, clusters: int = 1) -> Fragment | None:
     macs = sum(len(rows) * len(channels) for rows, channels in pieces)
     if len(pieces) < 2 or macs > (1 - _LEAST_SAVING) * site.filters * site.channels / site.groups:
         return None
-    builder = Builder(site.name)
+    builder = Builder(site.name, (site.input, site.output))
     outs = [_convolution(builder, site, rows, channels) for rows, channels in pieces]
     joined = builder.node("Concat", outs, {"axis": 1})
     restore_rows(builder, site, joined, [int(f) for rows, _ in pieces for f in rows])
