@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from sslcli.cli.completion import FIELDS
-from sslcli.cli.structures import SPECIAL
+from sslcli.cli.structures import SPECIAL, Special
 from sslcli.errors import RecipeError
 from sslcli.options.common import Options
 from sslcli.options.flags import flag_name
@@ -120,8 +120,9 @@ def _option(name: str, field: FieldInfo) -> Option:
     }
     if name in _SHORT:
         declared.insert(0, _SHORT[name])
-    if name in SPECIAL:
-        arguments |= {"multiple": True, "metavar": SPECIAL[name].metavar}
+    special = _special(name, kind)
+    if special is not None:
+        arguments |= {"multiple": True, "metavar": special.metavar}
     elif kind is bool:
         declared[declared.index(flag)] = f"{flag}/--no-{flag[2:]}"
     else:
@@ -145,9 +146,10 @@ def _value_arguments(name: str, kind: Any) -> dict[str, Any]:
 
 
 def _convert(name: str, field: FieldInfo, value: Any) -> object:
-    if name in SPECIAL:
-        return SPECIAL[name].parse(value)
     kind = _plain(field.annotation)
+    special = _special(name, kind)
+    if special is not None:
+        return special.parse(value)
     origin = get_origin(kind)
     if origin is dict:
         return dict(_pair(item, flag_name(name), _PAIRS.get(name, "NAME=VALUE")) for item in value)
@@ -157,6 +159,11 @@ def _convert(name: str, field: FieldInfo, value: Any) -> object:
     if origin is list:
         return list(value)
     return value
+
+
+def _special(name: str, kind: Any) -> Special | None:
+    """The grammar of a flag, if it has one; the structures of prune are names alone."""
+    return None if get_origin(kind) is tuple and _is_words(kind) else SPECIAL.get(name)
 
 
 def _is_words(kind: Any) -> bool:

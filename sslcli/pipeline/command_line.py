@@ -84,7 +84,7 @@ def _flags(name: str, value: Any) -> Iterator[str]:
     flag = flag_name(name)
     if isinstance(value, bool):
         yield flag if value else f"--no-{flag[2:]}"
-    elif name == "structures":
+    elif name == "structures" and not all(isinstance(entry, str) for entry in value):
         for entry in value:
             place = "" if entry.match == "*" else f"@{entry.match}"
             yield from (flag, f"{entry.name}={entry.strength}{place}")

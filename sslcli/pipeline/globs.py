@@ -48,7 +48,7 @@ def _unpruned(recipe: Recipe) -> Iterator[Step]:
 
 def _globs(step: Step) -> Iterator[tuple[str, str]]:
     for entry in getattr(step.settings.step, "structures", ()):
-        if entry.match != "*":
+        if not isinstance(entry, str) and entry.match != "*":  # prune's are names alone
             yield entry.name, entry.match
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sslcli.graph.readers import Reader, readers
 from sslcli.graph.slots import Structure
@@ -15,7 +15,7 @@ Watch = Callable[[Mapping[str, Tensor]], Mapping[str, float]]
 Estimate = Callable[[Cut, Mapping[str, Tensor]], float]
 
 
-def watcher(structure: Structure, estimate: Estimate | None = None) -> Watch:
+def watcher(structure: Structure, estimate: Estimate | None = None, model: nn.Module | None = None) -> Watch:
     """A function from weights (on any device) to the fractions that pruning them now would leave.
 
     It gives ``macs`` (of the graph as it would be executed), ``macs_packed`` (of live rows x live columns of
@@ -24,6 +24,8 @@ def watcher(structure: Structure, estimate: Estimate | None = None) -> Watch:
     Args:
         structure: of the network.
         estimate: latency of a cut, as a fraction.
+        model: whose buffers count as they are at each call (the statistics of norms decide what a removed
+            filter leaves behind); default: those of the structure.
     """
     whole = count(None, structure)
     layers = readers(structure)
@@ -33,7 +35,10 @@ def watcher(structure: Structure, estimate: Estimate | None = None) -> Watch:
     @torch.no_grad()
     def watch(parameters: Mapping[str, Tensor]) -> dict[str, float]:
         weights = dict(structure.program.weights())
-        weights |= {name: value.detach().cpu() for name, value in parameters.items() if name in weights}
+        buffers = {} if model is None else dict(model.named_buffers(remove_duplicate=False))
+        for name, value in (*buffers.items(), *parameters.items()):
+            if name in weights:
+                weights[name] = value.detach().cpu()
         found = cut(structure, weights)
         if found.dead:
             left = {"macs": 0.0, "macs_packed": 0.0, "params": 0.0}

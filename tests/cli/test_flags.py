@@ -93,3 +93,20 @@ def test_targets_combine_and_do_not_repeat():
     assert parse_targets(["macs=0.5", "params=0.3"]) == {"macs": 0.5, "params": 0.3}
     with pytest.raises(click.UsageError, match="given twice"):
         parse_targets(["macs=0.5", "macs=0.3"])
+
+
+def test_the_structures_of_prune_are_names_alone():
+    from sslcli.options.prune import PruneOptions
+
+    found = {}
+
+    def callback(**parameters):
+        found.update(given({"step": PruneOptions}, parameters))
+
+    command = click.Command("prune", params=field_options({"step": PruneOptions}), callback=callback)
+    arguments = ["--structure", "filter,shape", "--structure", "head", "--keep", "conv1"]
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 0, result.output
+    assert found == {"structures": ["filter", "shape", "head"], "keep": ["conv1"]}
+    assert PruneOptions.model_validate(found).structures == ("filter", "shape", "head")
+    assert "STRENGTH" not in CliRunner().invoke(command, ["--help"]).output

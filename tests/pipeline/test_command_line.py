@@ -101,3 +101,26 @@ def test_words_that_a_shell_would_take_apart_are_quoted():
     recipe = load_recipe(RECIPES[0])
     request = replace(_request(recipe, recipe.steps[0], Path("runs")), source="my model.pt2")
     assert "'my model.pt2'" in command_line(request)
+
+
+def test_the_structures_of_prune_are_names_on_the_command_line_too():
+    chosen = settings("prune", {"threshold": 0.1, "structures": ["filter", "shape"], "keep": ["conv1"]})
+    words = command_line(Request("prune", "sparse.pt2", Path("small.pt2"), chosen))
+    assert "--structure filter,shape" in words
+    assert "--keep conv1" in words
+
+
+def test_a_recipe_may_prune_some_structures_under_a_threshold(tmp_path):
+    text = """\
+version: 1
+model: {arch: lenet}
+data: {name: mnist-5k}
+steps:
+  - {id: small, uses: prune, with: {threshold: 0.0448, structures: [filter], keep: [fc1]}}
+"""
+    (tmp_path / "recipe.yaml").write_text(text)
+    assert main(["run", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "run"), "-q"]) == 0
+    record = json.loads((tmp_path / "run" / "small" / "step.json").read_text())
+    filters = {layer["name"]: layer["filters"] for layer in record["result"]["shape"]["layers"]}
+    assert 0 < filters["conv2"] < 50  # about half of rows that are drawn with a root mean square of 0.0448
+    assert filters["fc1"] == 500

@@ -47,3 +47,25 @@ def test_a_grouped_convolution_is_packed_group_by_group():
     left = watched(net, (torch.randn(2, 4, 5, 5),))
     conv, fc = 8 * 18 * 9, 2 * 72
     assert left["macs_packed"] == (conv - 4 * 9 + fc) / (conv + fc)
+
+
+def test_statistics_of_norms_count_as_training_left_them():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1)
+    ).eval()
+    example = (torch.randn(2, 3, 6, 6),)
+    watch = watcher(analyse(normalise(trace(net, example))), model=net)
+    with torch.no_grad():
+        net[0].weight[:3] = 0
+        net[1].bias.fill_(0.1)
+    constant = watch(dict(net.named_parameters()))
+    assert constant["macs"] == fraction(net, example)  # relu(0.1) goes on into the padded convolution
+    net[1].running_mean.fill_(1.0)  # relu(0.1 - 1) does not
+    silent = watch(dict(net.named_parameters()))
+    assert silent["macs"] == fraction(net, example) < constant["macs"]
+
+
+def fraction(net, example):
+    report = prune(net, example, threshold=0.0).report
+    return report.macs_after / report.macs_before

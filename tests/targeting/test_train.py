@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from sslcli.errors import InputError, UsageError
 from sslcli.options.training import RegularizeOptions, TrainOptions
@@ -137,3 +138,22 @@ def test_a_pruned_network_is_trained_on(trained, data, example):
     assert columns.any()
     assert torch.equal((after == 0).all(0), columns)
     assert not torch.equal(before, after)
+
+
+@pytest.mark.parametrize("target", [0.6, 0.45])
+def test_what_a_target_reached_is_what_pruning_leaves_where_norms_learn(data, example, target):
+    torch.manual_seed(5)
+    net = nn.Sequential(
+        nn.Conv2d(1, 16, 3, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16 * 36, 3),
+    )
+    options = RegularizeOptions(epochs=3, finetune_epochs=2, lr=0.05, target={"macs": target})
+    found = regularize(net, example, data, options=options, batch_size=16)
+    report = prune(found.model, example, threshold=0.0).report
+    assert report.macs_after / report.macs_before == found.reached["macs"] <= target
