@@ -84,6 +84,15 @@ def test_glob_chooses_layers_and_one_that_matches_nothing_is_an_error(network):
         match_layers(graph, [], "z*")
 
 
+def test_a_name_is_not_read_as_a_glob(network):
+    proto = onnx.load_from_string(network)
+    for node, name in zip(proto.graph.node, ["layer[0]", "relu", "layer0", "flatten", "*"], strict=True):
+        node.name = name
+    graph = shaped_graph(proto.SerializeToString(), RunSettings())
+    for glob, names in {"layer[0]": ["layer[0]"], "layer?": ["layer0"], "*": ["layer[0]", "layer0", "*"]}.items():
+        assert [pair.base.name for pair in match_layers(graph, [], glob)[0]] == names
+
+
 def test_constants_that_nodes_compute_come_along():
     nodes = [
         helper.make_node("Identity", ["w"], ["v"], name="alias"),
