@@ -15,6 +15,7 @@ from sslcli.bench.inputs import ModelSource, RunSettings, read_inputs, read_prot
 from sslcli.bench.layers import LayerPairs, match_layers
 from sslcli.bench.results import BenchedModel, Comparison, Protocol
 from sslcli.bench.rows import ROUNDS, Contest, differences, layer_contests, whole_models
+from sslcli.bench.sessions import require_ready
 from sslcli.bench.unstructured import require_torch_device
 from sslcli.errors import InputError
 from sslcli.options.common import Provider
@@ -52,7 +53,7 @@ def compare(
         budget_s: seconds of measurement in all, divided among providers, whole models and layers.
         warmup: untimed runs of each subject.
         seed: seed of inputs, orders and resampling.
-        layers: glob of layer names; None: whole models only.
+        layers: name or glob of layers; None: whole models only.
         unstructured: also time each convolution of the others' sparsity as CSR.
         tf32: whether CUDA may use TF32 in timed runs; the outputs are compared without it.
         input_shape: input without the batch axis, where the model leaves it open.
@@ -70,6 +71,8 @@ def compare(
     if unstructured:
         for provider in providers:
             require_torch_device(provider)
+    for provider in providers:
+        require_ready(provider)
     say = progress or _silent
     general = RunSettings(
         threads=threads,

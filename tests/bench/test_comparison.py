@@ -214,10 +214,13 @@ def test_package_is_the_public_function(network, tmp_path):
 @pytest.mark.skipif(
     "CUDAExecutionProvider" in ort.get_available_providers(), reason="this ONNX Runtime has CUDA"
 )
-def test_cuda_that_is_missing_is_exit_8(network):
-    with pytest.raises(DeviceError) as caught:
-        quick(network, providers=("cuda",))
-    assert caught.value.exit_code == 8
+def test_cuda_that_is_missing_is_exit_8_before_anything_is_timed(network):
+    for providers in (("cuda",), ("cpu", "cuda")):
+        said: list[str] = []
+        with pytest.raises(DeviceError) as caught:
+            quick(network, providers=providers, progress=said.append)
+        assert caught.value.exit_code == 8
+        assert said == []
 
 
 def test_host_is_described():
