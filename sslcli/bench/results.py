@@ -18,6 +18,7 @@ from sslcli.options.common import Provider
 
 SCHEMA = "sslcli/comparison/1"
 Kind = Literal["onnx", "csr", "csr product"]
+Incomparable = Literal["not finite", "other shapes"]
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,16 @@ class BenchedModel:
         size_bytes: size of its file, external weights included.
         sha256: digest of its file.
         difference: largest absolute difference of its outputs to the base's over the base's largest
-            magnitude, TF32 off; None for the base, and where shapes differ.
+            magnitude, TF32 off, on any provider; None for the base, and where there is no such number.
+        incomparable: why there is none beside the base's outputs: one holds NaN or infinity where the other
+            holds a number (``not finite``), or their number or shapes differ (``other shapes``).
     """
 
     label: str
     size_bytes: int
     sha256: str
-    difference: float | None
+    difference: float | None = None
+    incomparable: Incomparable | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class Comparison:
         protocol: how samples were taken.
         models: the base first.
         rows: whole models first, then layers in the order of the graph.
-        notes: what was left out, and why.
+        notes: whose outputs are not the base's, what was left out and why, and whether the machine was busy.
         created: when, UTC, ISO 8601.
     """
 

@@ -50,7 +50,9 @@ def test_rows_stand_for_whole_models_then_layers(network, lowered):
         ("cpu", 1, 2, "onnx")
     }
     assert [row.ratio is None for row in found.rows] == [True, False] * 4
-    assert found.notes == ()
+    assert [note.split(" by ")[0] for note in found.notes] == [
+        "outputs of model 1 differ from those of model 0"
+    ]
 
 
 def test_rows_follow_from_their_samples(network, lowered):
@@ -86,6 +88,7 @@ def test_layer_that_went_is_noted(network):
     proto.graph.node[0].name, proto.graph.node[0].output[0] = "new", "new"
     proto.graph.node[1].input[0] = "new"
     found = quick(network, proto.SerializeToString(), layers="a")
+    assert found.models[1].difference == 0
     assert found.notes == ("a is gone from model 1",)
     assert [row.subject for row in found.rows if row.layer == "a"] == ["model 0"]
 

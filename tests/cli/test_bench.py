@@ -73,6 +73,17 @@ def test_an_earlier_bench_is_set_beside_the_new_one(model, earlier, tmp_path, ca
     assert then["earlier"] is None
 
 
+def test_a_model_that_computes_something_else_is_told(model, tmp_path, capfd):
+    proto, page = onnx.load(model), tmp_path / "rows.md"
+    weight = proto.graph.initializer[1]
+    weight.CopyFrom(numpy_helper.from_array(1.5 * numpy_helper.to_array(weight), weight.name))
+    onnx.save(proto, tmp_path / "other.onnx")
+    assert bench(model, tmp_path / "other.onnx", "--layers", "none", "--markdown", page) == 0
+    told = "outputs of other.onnx differ from those of net.onnx by up to 50 % of the largest"
+    assert told in capfd.readouterr().out.replace("\n", " ")
+    assert told in page.read_text()
+
+
 def elsewhere(earlier, tmp_path):
     data = json.loads(earlier.read_text())
     data["comparison"]["host"]["cpu_model"] = "another processor"
