@@ -43,7 +43,7 @@ def largest(found: Sequence[float | None]) -> float | None:
 
 
 def set_apart(model: BenchedModel, difference: float | None) -> BenchedModel:
-    """``model`` with what ``relative_difference`` said of it; JSON has no infinity, so a word stands for it."""
+    """``model`` with what ``relative_difference`` said of it; JSON has no infinity but a word for it."""
     if difference is None:
         return replace(model, incomparable="other shapes")
     if math.isinf(difference):

@@ -30,7 +30,8 @@ class BenchOptions(Options):
     warmup: NotNegative = Field(3, description="Runs of each model before the first sample.")
     layers: str | None = Field(
         "*",
-        description="Name or glob of the layers timed on their own, such as 'layer1.*'; none: whole models only.",
+        description="Name or glob of the layers timed on their own, such as 'layer1.*'; "
+        "none: whole models only.",
     )
     unstructured: bool = Field(
         False, description="Also time each convolution with the same sparsity but no structure, as CSR."

@@ -122,11 +122,46 @@ def test_json_holds_everything(network, lowered):
         ("{}", "is not a comparison"),
         ('{"schema": "sslcli/comparison/9"}', "has schema sslcli/comparison/9"),
         ('{"schema": "sslcli/comparison/1"}', "is damaged"),
+        ("[" * 100_000, "is not a comparison"),
+        ("9" * 5000, "is not a comparison"),
     ],
 )
 def test_json_of_something_else_is_an_input_error(text, message):
     with pytest.raises(InputError, match=message):
         Comparison.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"samples_ns": "x"}, r"rows\[1\]\.samples_ns \(whole of model 1\): "),
+        ({"samples_ns": []}, r"rows\[1\]\.samples_ns \(whole of model 1\): blocks must hold equally many"),
+        ({"samples_ns": [[]]}, "blocks must hold equally many"),
+        ({"samples_ns": [[1, 2], [3]]}, "blocks must hold equally many"),
+        ({"samples_ns": [["1"]]}, r"rows\[1\]\.samples_ns\[0\]\[0\] .* integer"),
+        ({"samples_ns": [[1.5]]}, "integer"),
+        ({"samples_ns": [[None]]}, "integer"),
+        ({"samples_ns": [[5, -5]]}, "samples must be positive"),
+        ({"samples_ns": [[0]]}, "samples must be positive"),
+        ({"samples_ns": [[10**400]]}, "samples must be positive"),
+        ({"samples_ns": [[5], [6]], "rounds": [1]}, r"its rounds \[1\] are not its 2 blocks"),
+        ({"samples_ns": [[5], [6]], "rounds": [3, -1]}, "are not its 2 blocks"),
+        ({"latency": {}}, r"rows\[1\]\.latency\.median_ms "),
+        ({"ratio": {"value": "2", "low": 1.0, "high": 3.0}}, r"rows\[1\]\.ratio\.value "),
+    ],
+)
+def test_a_damaged_row_is_named(network, change, message):
+    data = json.loads(quick(network, network, layers=None).to_json())
+    data["rows"][1] |= change
+    with pytest.raises(InputError, match=message) as caught:
+        Comparison.from_json(json.dumps(data))
+    assert caught.value.exit_code == 3
+
+
+def test_files_from_before_rounds_and_unlike_outputs_are_read(network):
+    data = json.loads(quick(network, network, layers=None).to_json())
+    del data["rows"][0]["rounds"], data["models"][1]["incomparable"]
+    assert Comparison.from_json(json.dumps(data)).rows[0].rounds == ()
 
 
 def test_csv_has_a_line_a_row(network, lowered):

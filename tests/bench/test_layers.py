@@ -89,7 +89,8 @@ def test_a_name_is_not_read_as_a_glob(network):
     for node, name in zip(proto.graph.node, ["layer[0]", "relu", "layer0", "flatten", "*"], strict=True):
         node.name = name
     graph = shaped_graph(proto.SerializeToString(), RunSettings())
-    for glob, names in {"layer[0]": ["layer[0]"], "layer?": ["layer0"], "*": ["layer[0]", "layer0", "*"]}.items():
+    chosen = {"layer[0]": ["layer[0]"], "layer?": ["layer0"], "*": ["layer[0]", "layer0", "*"]}
+    for glob, names in chosen.items():
         assert [pair.base.name for pair in match_layers(graph, [], glob)[0]] == names
 
 

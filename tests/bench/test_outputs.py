@@ -57,7 +57,8 @@ def test_models_that_compute_something_else_are_told():
         "outputs of B cannot be compared with those of A: their number or their shapes differ"
     ]
     assert said(math.inf) == [
-        "outputs of B cannot be compared with those of A: one holds NaN or infinity where the other holds a number"
+        "outputs of B cannot be compared with those of A: "
+        "one holds NaN or infinity where the other holds a number"
     ]
 
 

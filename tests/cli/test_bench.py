@@ -125,6 +125,18 @@ def test_what_is_no_bench_is_bad_input(model, tmp_path, text, capfd):
     assert str(path) in capfd.readouterr().err
 
 
+def test_a_damaged_earlier_bench_is_bad_input_before_anything_is_timed(model, earlier, tmp_path, capfd):
+    data = json.loads(earlier.read_text())
+    data["comparison"]["rows"][2]["samples_ns"][0] = []
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(data))
+    assert bench(model, model, "--compare", path) == 3
+    err = capfd.readouterr().err
+    assert str(path) in err
+    assert "rows[2].samples_ns (a of" in err
+    assert "timing" not in err
+
+
 def test_all_rows_go_to_csv_and_markdown(model, tmp_path):
     table, page = tmp_path / "rows.csv", tmp_path / "rows.md"
     assert bench(model, model, "--csv", table, "--markdown", page, "-q") == 0
