@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 
 import onnx
 import onnxruntime as ort
@@ -179,6 +180,27 @@ def test_markdown_tables_are_rectangular(network, lowered):
     assert {line.count("|") for line in table} == {11}
     assert "### cpu, 1 thread, batch 1" in text
     assert "model 1 as csr product" in text
+
+
+def test_names_do_not_break_a_row_of_markdown(network):
+    found = quick(network, network, labels=["one", "a|b\n\\|c"], layers="a")
+    rows = tuple(dataclasses.replace(row, layer=row.layer and "x |\r\n y") for row in found.rows)
+    lines = to_markdown(dataclasses.replace(found, rows=rows, notes=("p\nq",))).splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 2 + 4
+    cells = [re.split(r"(?<!\\) \| ", line.strip("| "))[:2] for line in table[3:5]]
+    assert cells == [["whole", r"a\|b \\\|c"], [r"x \| y", "one"]]
+    assert lines[-1] == "- p q"
+
+
+@pytest.mark.parametrize(
+    ("threads", "told"),
+    [(1, "times are CPU time of the one thread that runs, not wall time"), (2, "times are wall time")],
+)
+def test_markdown_says_which_clock_its_times_are_of(network, threads, told):
+    lines = to_markdown(quick(network, layers=None, threads=threads)).splitlines()
+    assert lines[4:7] == [lines[4], "", told]
+    assert lines[4].startswith("| whole |")
 
 
 def test_gate_reads_whole_models_only(network, lowered):

@@ -162,6 +162,13 @@ def test_a_glob_chooses_the_layers(model, tmp_path, glob, layers):
     assert [row["layer"] for row in json.loads(report.read_text())["layers"]] == layers
 
 
+def test_one_model_alone_shows_its_layers(model, capfd):
+    assert bench(model) == 0
+    lines = capfd.readouterr().out.splitlines()
+    start = lines.index("layers of net.onnx on cpu")
+    assert [line.split()[0] for line in lines[start + 1 : start + 4]] == ["layer", "a", "b"]
+
+
 def test_a_glob_without_a_layer_is_a_usage_error_that_names_some(model, capfd):
     assert bench(model, "--layers", "conv*") == 2
     assert "a, b" in capfd.readouterr().err
