@@ -196,12 +196,12 @@ def test_an_earlier_bench_stands_model_by_model_with_names_whole(bench_result):
     found = [line.split() for line in lines[start + 1 :] if line]
     times = ["0.1000", "0.2000", "2.00x", "1.90-2.10"]
     assert found[:8] == [
-        "densenet121.onnx on cpu, now and then".split(),
-        "layer ms then faster 95 % interval".split(),
+        ["densenet121.onnx", "on", "cpu,", "now", "and", "then"],
+        ["layer", "ms", "then", "faster", "95", "%", "interval"],
         ["whole", *times],
         ["/features/conv0/Conv", *times],
-        "densenet121_small.onnx on cpu, now and then".split(),
-        "layer ms then faster 95 % interval speedup then".split(),
+        ["densenet121_small.onnx", "on", "cpu,", "now", "and", "then"],
+        ["layer", "ms", "then", "faster", "95", "%", "interval", "speedup", "then"],
         ["whole", *times, "3.00x", "3.00x"],
         ["/features/conv0/Conv", *times, "3.00x", "3.00x"],
     ]
