@@ -215,6 +215,8 @@ def test_open_axes_need_an_input_shape(network):
     model = proto.SerializeToString()
     with pytest.raises(InputError, match="leaves axes beside the batch open"):
         shaped_graph(model, RunSettings())
+    with pytest.raises(InputError, match="input x has 3 axes beside the batch, --input-shape 2"):
+        shaped_graph(model, RunSettings(input_shape=(8, 8)))
     graph = shaped_graph(model, RunSettings(input_shape=(3, 8, 8)))
     assert graph.types["q"].shape == (1, 4, 8, 8)
 

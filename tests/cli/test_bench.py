@@ -169,6 +169,19 @@ def test_one_model_alone_shows_its_layers(model, capfd):
     assert [line.split()[0] for line in lines[start + 1 : start + 4]] == ["layer", "a", "b"]
 
 
+def test_open_height_and_width_are_those_of_the_input_shape(model, tmp_path):
+    proto = onnx.load(model)
+    for axis, name in ((2, "height"), (3, "width")):
+        proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    onnx.save(proto, tmp_path / "open.onnx")
+    report = tmp_path / "bench.json"
+    files = [tmp_path / "open.onnx", tmp_path / "open.onnx"]
+    assert bench(*files, "--input-shape", "3,10,12", "--unstructured", "-q", "--json", report) == 0
+    rows = json.loads(report.read_text())["comparison"]["rows"]
+    macs = {row["layer"]: row["macs"] for row in rows if row["kind"] == "onnx"}
+    assert macs == {None: 8640 + 8640, "a": 4 * 8 * 10 * 27, "b": 5 * 6 * 8 * 36}
+
+
 def test_a_glob_without_a_layer_is_a_usage_error_that_names_some(model, capfd):
     assert bench(model, "--layers", "conv*") == 2
     assert "a, b" in capfd.readouterr().err
