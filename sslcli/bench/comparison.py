@@ -13,8 +13,10 @@ from sslcli.bench.graphs import ShapedGraph, shaped_graph
 from sslcli.bench.host import others_load, read_load, this_host
 from sslcli.bench.inputs import ModelSource, RunSettings, read_inputs, read_proto
 from sslcli.bench.layers import LayerPairs, match_layers
+from sslcli.bench.outputs import differences, largest, output_notes, set_apart
 from sslcli.bench.results import BenchedModel, Comparison, Protocol
-from sslcli.bench.rows import ROUNDS, Contest, differences, layer_contests, whole_models
+from sslcli.bench.rows import ROUNDS, Contest, layer_contests, whole_models
+from sslcli.bench.sessions import require_ready
 from sslcli.bench.unstructured import require_torch_device
 from sslcli.errors import InputError
 from sslcli.options.common import Provider
@@ -52,7 +54,7 @@ def compare(
         budget_s: seconds of measurement in all, divided among providers, whole models and layers.
         warmup: untimed runs of each subject.
         seed: seed of inputs, orders and resampling.
-        layers: glob of layer names; None: whole models only.
+        layers: name or glob of layers; None: whole models only.
         unstructured: also time each convolution of the others' sparsity as CSR.
         tf32: whether CUDA may use TF32 in timed runs; the outputs are compared without it.
         input_shape: input without the batch axis, where the model leaves it open.
@@ -70,6 +72,8 @@ def compare(
     if unstructured:
         for provider in providers:
             require_torch_device(provider)
+    for provider in providers:
+        require_ready(provider)
     say = progress or _silent
     general = RunSettings(
         threads=threads,
@@ -86,7 +90,6 @@ def compare(
     share = _WHOLE_SHARE if pairs else 1.0
     before = read_load()
     contests: list[Contest] = []
-    apart: list[float | None] = []
     for provider in providers:
         settings = replace(general, provider=provider, budget_s=general.budget_s * share)
         contests.append(whole_models(models, graphs, labels, settings))
@@ -98,16 +101,19 @@ def compare(
         say(f"whole models{_and_layers(len(pairs))} on {' and '.join(providers)}, {part}")
         for contest in contests:
             contest.run(number)
-    for provider in providers:
-        apart = differences(models, replace(general, provider=provider))
+    apart = [differences(models, replace(general, provider=provider)) for provider in providers]
+    benched = [_benched(label, model) for label, model in zip(labels, models, strict=True)]
+    benched[1:] = [
+        set_apart(model, largest(found)) for model, *found in zip(benched[1:], *apart, strict=True)
+    ]
     host = this_host(providers)
     load = others_load(before, read_load(), host.cpus)
     return Comparison(
         host=host,
         protocol=Protocol(budget_s, warmup, seed, tf32, load),
-        models=tuple(_benched(*item) for item in zip(labels, models, [None, *apart], strict=True)),
+        models=tuple(benched),
         rows=tuple(row for contest in contests for row in contest.rows()),
-        notes=(*notes, *_gone(pairs, labels[1:]), *_busy(load)),
+        notes=(*output_notes(benched), *notes, *_gone(pairs, labels[1:]), *_busy(load)),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
@@ -164,12 +170,12 @@ def _busy(load: float | None) -> list[str]:
     return [f"other processes used {load:.0%} of the processors meanwhile, so times are less sure"]
 
 
-def _benched(label: str, model: ModelSource, difference: float | None) -> BenchedModel:
+def _benched(label: str, model: ModelSource) -> BenchedModel:
     if isinstance(model, bytes):
-        return BenchedModel(label, len(model), hashlib.sha256(model).hexdigest(), difference)
+        return BenchedModel(label, len(model), hashlib.sha256(model).hexdigest())
     with model.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return BenchedModel(label, sum(file.stat().st_size for file in _files(model)), digest, difference)
+    return BenchedModel(label, sum(file.stat().st_size for file in _files(model)), digest)
 
 
 def _files(model: Path) -> set[Path]:

@@ -99,6 +99,18 @@ def node_macs(graph: ShapedGraph, node: onnx.NodeProto) -> int | None:
     return 0
 
 
+def reads(node: onnx.NodeProto) -> set[str]:
+    """Every value a node reads, those that its sub-graphs capture too."""
+    names = {name for name in node.input if name}
+    for found in node.attribute:
+        for body in [found.g] if found.type == onnx.AttributeProto.GRAPH else found.graphs:
+            written = {name for inner in body.node for name in inner.output}
+            written |= {tensor.name for tensor in body.initializer} | {value.name for value in body.input}
+            inner_reads = set().union(*(reads(inner) for inner in body.node)) if body.node else set()
+            names |= (inner_reads | {value.name for value in body.output}) - written
+    return names
+
+
 def cut(graph: ShapedGraph, nodes: Sequence[onnx.NodeProto]) -> bytes:
     """A model of its own made of ``nodes``, with the real shapes and weights.
 
@@ -106,14 +118,19 @@ def cut(graph: ShapedGraph, nodes: Sequence[onnx.NodeProto]) -> bytes:
     Nodes that compute their constants come along.
 
     Raises:
-        GraphError: the shape of an input is not known.
+        GraphError: the shape of an input is not known, or nobody reads what the nodes write.
     """
+    asked = {name for node in nodes for name in node.output}
     nodes = _with_constant_ancestors(graph, nodes)
     chosen = {id(node) for node in nodes}
     written = {name for node in nodes for name in node.output}
-    read = list(dict.fromkeys(name for node in nodes for name in node.input if name))
-    elsewhere = {name for node in graph.nodes if id(node) not in chosen for name in node.input}
+    # Operands stay in their order, in which random inputs are drawn; what sub-graphs capture has none.
+    ordered = (name for node in nodes for name in [*node.input, *sorted(reads(node))])
+    read = [name for name in dict.fromkeys(ordered) if name]
+    elsewhere = {name for node in graph.nodes if id(node) not in chosen for name in reads(node)}
     elsewhere |= {output.name for output in graph.proto.graph.output}
+    if not asked & elsewhere:
+        raise GraphError("nothing in the model reads what it computes", "time whole models: --layers none")
     piece = onnx.helper.make_graph(
         nodes,
         "layer",
@@ -146,7 +163,7 @@ def between(graph: ShapedGraph, start: str, end: str) -> list[onnx.NodeProto] | 
         node = producers[name]
         if id(node) not in found:
             found[id(node)] = node
-            open_names.extend(node.input)
+            open_names.extend(reads(node))
     return [node for node in graph.nodes if id(node) in found]
 
 
@@ -155,16 +172,16 @@ def _with_constant_ancestors(graph: ShapedGraph, nodes: Sequence[onnx.NodeProto]
     constant = set(graph.constants)
     producers: dict[str, onnx.NodeProto] = {}
     for node in graph.nodes:
-        if all(name in constant for name in node.input if name):
+        if reads(node) <= constant:
             constant.update(node.output)
             producers.update(dict.fromkeys(node.output, node))
     wanted = {id(node) for node in nodes}
-    open_names = [name for node in nodes for name in node.input]
+    open_names = [name for node in nodes for name in reads(node)]
     while open_names:
         parent = producers.get(open_names.pop())
         if parent is not None and id(parent) not in wanted:
             wanted.add(id(parent))
-            open_names.extend(parent.input)
+            open_names.extend(reads(parent))
     return [node for node in graph.nodes if id(node) in wanted]
 
 

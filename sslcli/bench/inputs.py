@@ -122,7 +122,12 @@ def _input_shape(item: onnx.ValueInfoProto, settings: RunSettings, *, keeps: boo
         )
     rest = settings.input_shape
     sizes = fixed[1:]
-    if rest is not None and len(rest) == len(sizes):
+    if rest is not None and None in sizes and len(rest) != len(sizes):
+        raise InputError(
+            f"input {item.name} has {len(sizes)} axes beside the batch, --input-shape {len(rest)}",
+            "give every axis but the batch, such as 3,224,224",
+        )
+    if rest is not None and len(rest) == len(sizes):  # inputs of fixed sizes may have another number
         sizes = [given if size is None else size for size, given in zip(sizes, rest, strict=True)]
     known = [size for size in sizes if size is not None]
     if len(known) < len(sizes):

@@ -17,6 +17,7 @@ from sslcli.bench.graphs import ShapedGraph, between, cut, macs
 from sslcli.errors import GraphError, UsageError
 
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+_ALL = "*"
 _WEIGHTED = _CONVOLUTIONS | {"Gemm", "MatMul"}
 
 
@@ -53,9 +54,11 @@ class LayerPairs:
 
 
 def match_layers(
-    base: ShapedGraph, others: Sequence[ShapedGraph], glob: str = "*"
+    base: ShapedGraph, others: Sequence[ShapedGraph], glob: str = _ALL
 ) -> tuple[list[LayerPairs], list[str]]:
     """Cut every layer of ``base`` whose name matches ``glob``, and its counterparts in ``others``.
+
+    A layer whose very name is ``glob`` is meant alone, whatever the name would match as a glob.
 
     Returns:
         The layers in the order of the graph, and notes on those that could not be cut.
@@ -64,8 +67,9 @@ def match_layers(
         UsageError: no layer matches ``glob``.
     """
     named = [(layer_name(node), node) for node in base.nodes if is_layer(base, node)]
-    chosen = [(name, node) for name, node in named if fnmatchcase(name, glob)]
-    if not named and glob == "*":
+    exact = [(name, node) for name, node in named if name == glob != _ALL]
+    chosen = exact or [(name, node) for name, node in named if fnmatchcase(name, glob)]
+    if not named and glob == _ALL:
         return [], ["the base has no layer with weights"]
     if not chosen:
         known = ", ".join(name for name, _ in named[:8])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pydantic
 
 from sslcli.bench.host import Host
 from sslcli.bench.inputs import Array
@@ -17,7 +18,9 @@ from sslcli.errors import InputError
 from sslcli.options.common import Provider
 
 SCHEMA = "sslcli/comparison/1"
+_MOST_NS = 1 << 63
 Kind = Literal["onnx", "csr", "csr product"]
+Incomparable = Literal["not finite", "other shapes"]
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,16 @@ class BenchedModel:
         size_bytes: size of its file, external weights included.
         sha256: digest of its file.
         difference: largest absolute difference of its outputs to the base's over the base's largest
-            magnitude, TF32 off; None for the base, and where shapes differ.
+            magnitude, TF32 off, on any provider; None for the base, and where there is no such number.
+        incomparable: why there is none beside the base's outputs: one holds NaN or infinity where the other
+            holds a number (``not finite``), or their number or shapes differ (``other shapes``).
     """
 
     label: str
     size_bytes: int
     sha256: str
-    difference: float | None
+    difference: float | None = None
+    incomparable: Incomparable | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ class Comparison:
         protocol: how samples were taken.
         models: the base first.
         rows: whole models first, then layers in the order of the graph.
-        notes: what was left out, and why.
+        notes: whose outputs are not the base's, what was left out and why, and whether the machine was busy.
         created: when, UTC, ISO 8601.
     """
 
@@ -139,13 +145,13 @@ class Comparison:
         """Read what ``to_json`` wrote, or what the bench command wrote around it.
 
         Raises:
-            InputError: it is no comparison, or one of another schema.
+            InputError: it is no comparison, one of another schema, or holds what no bench writes.
         """
         try:
             data = json.loads(text)
             data = data.get("comparison", data)
             schema = data["schema"]
-        except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, RecursionError, KeyError, AttributeError, TypeError) as error:
             raise InputError(
                 "the file is not a comparison of sslcli bench", "give one that --json wrote"
             ) from error
@@ -154,31 +160,34 @@ class Comparison:
                 f"the comparison has schema {schema}, not {SCHEMA}", "make it again with this version"
             )
         try:
-            return _comparison(data)
-        except (KeyError, TypeError) as error:
-            raise InputError(f"the comparison is damaged ({error})", "make it again") from error
+            # As JSON, where lists stand for tuples; strictly, so that no text passes for a number.
+            found = pydantic.TypeAdapter(Comparison).validate_json(json.dumps(data), strict=True)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise _damaged(_place(data, first["loc"]), first["msg"]) from error
+        for number, row in enumerate(found.rows):
+            _require_samples(row, _place(data, ("rows", number, "samples_ns")))
+        return found
 
 
-def _comparison(data: dict[str, Any]) -> Comparison:
-    host = {**data["host"], "affinity": tuple(data["host"]["affinity"])}
-    return Comparison(
-        host=Host(**host),
-        protocol=Protocol(**data["protocol"]),
-        models=tuple(BenchedModel(**model) for model in data["models"]),
-        rows=tuple(_row(row) for row in data["rows"]),
-        notes=tuple(data["notes"]),
-        created=data["created"],
-        schema=data["schema"],
-    )
+def _require_samples(row: Row, where: str) -> None:
+    """What ``samples`` and the statistics take for granted; raises InputError."""
+    sizes = {len(block) for block in row.samples_ns}
+    if len(sizes) != 1 or 0 in sizes:
+        raise _damaged(where, "blocks must hold equally many samples, and one at least")
+    if not all(0 < ns < _MOST_NS for block in row.samples_ns for ns in block):
+        raise _damaged(where, "samples must be positive")
+    if row.rounds and (min(row.rounds) < 1 or sum(row.rounds) != len(row.samples_ns)):
+        raise _damaged(where, f"its rounds {list(row.rounds)} are not its {len(row.samples_ns)} blocks")
 
 
-def _row(data: dict[str, Any]) -> Row:
-    return Row(
-        **{
-            **data,
-            "latency": Latency(**data["latency"]),
-            "ratio": None if data["ratio"] is None else Ratio(**data["ratio"]),
-            "samples_ns": tuple(tuple(block) for block in data["samples_ns"]),
-            "rounds": tuple(data.get("rounds", ())),
-        }
-    )
+def _place(data: Any, keys: Sequence[int | str]) -> str:
+    """Where in the file something is, a row with what it tells of: ``rows[2].samples_ns (a of net.onnx)``."""
+    path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".") or "its top"
+    if len(keys) < 2 or keys[0] != "rows" or not isinstance(row := data["rows"][keys[1]], dict):
+        return path
+    return f"{path} ({row.get('layer') or 'whole'} of {row.get('subject')})"
+
+
+def _damaged(where: str, why: str) -> InputError:
+    return InputError(f"the comparison is damaged at {where}: {why}", "make it again")

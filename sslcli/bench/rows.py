@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sslcli.bench.columns import ConvGeometry, conv_geometry
 from sslcli.bench.graphs import ShapedGraph, fixed_batch, macs
-from sslcli.bench.inputs import Array, ModelSource, RunSettings
+from sslcli.bench.inputs import ModelSource, RunSettings
 from sslcli.bench.layers import Layer, LayerPairs
 from sslcli.bench.results import Kind, Row
 from sslcli.bench.runner import Heat, Maker, Subject, Timing, sample_clock, session_subject
-from sslcli.bench.sessions import bind
 from sslcli.bench.statistics import Ratio, paired_ratio, summarise
 from sslcli.bench.unstructured import CsrConvolution, live_weights, random_weight, torch_threads
 
@@ -106,12 +105,6 @@ def whole_models(
     return Contest(entrants, settings)
 
 
-def differences(models: Sequence[ModelSource], settings: RunSettings) -> list[float | None]:
-    """How far the outputs of each model are from those of the first, without TF32."""
-    base = _outputs(models[0], settings)
-    return [relative_difference(base, _outputs(model, settings)) for model in models[1:]]
-
-
 def layer_contests(
     pair: LayerPairs,
     graphs: Sequence[ShapedGraph],
@@ -144,19 +137,6 @@ def layer_contests(
     ]
 
 
-def relative_difference(base: Iterable[Array], other: Iterable[Array]) -> float | None:
-    """Largest |other - base| / largest |base| over all outputs; None where their shapes differ."""
-    worst = 0.0
-    pairs = list(zip(base, other, strict=False))
-    for one, two in pairs:
-        if one.shape != two.shape:
-            return None
-        wide = one.astype(np.float64)
-        scale = np.abs(wide).max(initial=0.0) or 1.0
-        worst = max(worst, float(np.abs(two.astype(np.float64) - wide).max(initial=0.0) / scale))
-    return worst
-
-
 def _entrant(model: ModelSource, label: str, count: int | None, settings: RunSettings) -> Entrant:
     return Entrant(functools.partial(session_subject, model, settings), label, "onnx", count)
 
@@ -164,13 +144,6 @@ def _entrant(model: ModelSource, label: str, count: int | None, settings: RunSet
 def _speedup(base: Timing, other: Timing, settings: RunSettings) -> Ratio:
     samples = base.samples
     return paired_ratio(samples.ns, other.samples.ns, seed=settings.seed, rounds=samples.rounds)
-
-
-def _outputs(model: ModelSource, settings: RunSettings) -> list[Array]:
-    """Outputs on the inputs of ``settings.seed``, without TF32."""
-    bound = bind(model, replace(settings, tf32=False))
-    bound.run()
-    return bound.outputs()
 
 
 def _csr_entrants(

@@ -102,9 +102,7 @@ def bind(model: ModelSource, settings: RunSettings, inputs: Mapping[str, Array] 
         ModelError: the model cannot be read or run.
         InputError: the model does not take the batch size or leaves a shape open.
     """
-    require_provider(settings.provider)
-    if settings.provider == "cuda":
-        require_cuda_starts()
+    require_ready(settings.provider)
     described = read_inputs(read_proto(model))
     shapes = input_shapes(described, settings)
     with tempfile.TemporaryDirectory(prefix="sslcli-profile-") as folder:
@@ -168,6 +166,13 @@ def _open(model: ModelSource, options: ort.SessionOptions, settings: RunSettings
         raise ModelError(
             f"ONNX Runtime cannot open {describe(model)} ({cause(error)})", "export it again"
         ) from error
+
+
+def require_ready(provider: Provider) -> None:
+    """Raise DeviceError if ONNX Runtime has no ``provider`` or cannot start it here."""
+    require_provider(provider)
+    if provider == "cuda":
+        require_cuda_starts()
 
 
 @functools.cache

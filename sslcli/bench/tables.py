@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from sslcli.bench.results import Comparison, Row
+from sslcli.bench.runner import ClockName
+from sslcli.options.common import Provider
 
 _COLUMNS = (
     "provider",
@@ -29,6 +31,10 @@ _COLUMNS = (
     "speedup_low",
     "speedup_high",
 )
+_CLOCKS: dict[ClockName, str] = {
+    "cpu": "CPU time of the one thread that runs, not wall time",
+    "wall": "wall time",
+}
 # What tables that were written before begin with.
 CSV_BEGINS = re.compile(",".join(_COLUMNS[:6]).encode())
 MARKDOWN_BEGINS = re.compile(rb"### \w+, \d+ threads?, batch \d+\n")
@@ -56,7 +62,9 @@ def to_markdown(comparison: Comparison) -> str:
     """A table for each provider, then the machine and what was left out."""
     parts = []
     for setting, rows in groupby(comparison.rows, key=_setting):
-        parts += [f"### {setting}", "", *_table(list(rows)), ""]
+        table = list(rows)
+        told = clock_line((row.provider, row.clock) for row in table)
+        parts += [f"### {setting}", "", *_table(table), "", told, ""]
     host = comparison.host
     versions = ", ".join(f"{name} {version}" for name, version in host.versions.items())
     parts += [
@@ -64,9 +72,17 @@ def to_markdown(comparison: Comparison) -> str:
         + (f", {host.gpu}" if host.gpu else "")
         + f"; {host.system}; {versions}; {comparison.created}",
         "",
-        *(f"- {note}" for note in comparison.notes),
+        *(f"- {_one_line(note)}" for note in comparison.notes),
     ]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def clock_line(clocks: Iterable[tuple[Provider, ClockName]]) -> str:
+    """What the times of rows are made of, told once, or once for each provider where they differ."""
+    told = {provider: _CLOCKS[clock] for provider, clock in clocks}
+    if len(set(told.values())) == 1:
+        return f"times are {next(iter(told.values()))}"
+    return "; ".join(f"times on {provider} are {words}" for provider, words in told.items())
 
 
 def _setting(row: Row) -> str:
@@ -108,4 +124,9 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", r"\|")
+    return _one_line(text).replace("\\", r"\\").replace("|", r"\|")
+
+
+def _one_line(text: str) -> str:
+    """Names come from files, and a line break in one would end the row."""
+    return " ".join(text.split())

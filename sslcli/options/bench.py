@@ -29,7 +29,9 @@ class BenchOptions(Options):
     )
     warmup: NotNegative = Field(3, description="Runs of each model before the first sample.")
     layers: str | None = Field(
-        "*", description="Glob of the layers timed on their own, such as 'layer1.*'; none: whole models only."
+        "*",
+        description="Name or glob of the layers timed on their own, such as 'layer1.*'; "
+        "none: whole models only.",
     )
     unstructured: bool = Field(
         False, description="Also time each convolution with the same sparsity but no structure, as CSR."
@@ -39,8 +41,8 @@ class BenchOptions(Options):
     )
     fail_under: PositiveFloat | None = Field(
         None,
-        description="Exit 7 if a speedup over the base, as 1.5 for 1.5 times, lies below with its whole "
-        "interval; default: no gate.",
+        description="Exit 7 if a whole model's speedup over the base, as 1.5 for 1.5 times, lies below with "
+        "its whole interval; layers are not judged; default: no gate.",
     )
     compare: str | None = Field(
         None, description="JSON of an earlier bench that the times are set against; default: none."

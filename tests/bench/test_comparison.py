@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 
 import onnx
 import onnxruntime as ort
@@ -50,7 +51,9 @@ def test_rows_stand_for_whole_models_then_layers(network, lowered):
         ("cpu", 1, 2, "onnx")
     }
     assert [row.ratio is None for row in found.rows] == [True, False] * 4
-    assert found.notes == ()
+    assert [note.split(" by ")[0] for note in found.notes] == [
+        "outputs of model 1 differ from those of model 0"
+    ]
 
 
 def test_rows_follow_from_their_samples(network, lowered):
@@ -86,6 +89,7 @@ def test_layer_that_went_is_noted(network):
     proto.graph.node[0].name, proto.graph.node[0].output[0] = "new", "new"
     proto.graph.node[1].input[0] = "new"
     found = quick(network, proto.SerializeToString(), layers="a")
+    assert found.models[1].difference == 0
     assert found.notes == ("a is gone from model 1",)
     assert [row.subject for row in found.rows if row.layer == "a"] == ["model 0"]
 
@@ -119,11 +123,46 @@ def test_json_holds_everything(network, lowered):
         ("{}", "is not a comparison"),
         ('{"schema": "sslcli/comparison/9"}', "has schema sslcli/comparison/9"),
         ('{"schema": "sslcli/comparison/1"}', "is damaged"),
+        ("[" * 100_000, "is not a comparison"),
+        ("9" * 5000, "is not a comparison"),
     ],
 )
 def test_json_of_something_else_is_an_input_error(text, message):
     with pytest.raises(InputError, match=message):
         Comparison.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"samples_ns": "x"}, r"rows\[1\]\.samples_ns \(whole of model 1\): "),
+        ({"samples_ns": []}, r"rows\[1\]\.samples_ns \(whole of model 1\): blocks must hold equally many"),
+        ({"samples_ns": [[]]}, "blocks must hold equally many"),
+        ({"samples_ns": [[1, 2], [3]]}, "blocks must hold equally many"),
+        ({"samples_ns": [["1"]]}, r"rows\[1\]\.samples_ns\[0\]\[0\] .* integer"),
+        ({"samples_ns": [[1.5]]}, "integer"),
+        ({"samples_ns": [[None]]}, "integer"),
+        ({"samples_ns": [[5, -5]]}, "samples must be positive"),
+        ({"samples_ns": [[0]]}, "samples must be positive"),
+        ({"samples_ns": [[10**400]]}, "samples must be positive"),
+        ({"samples_ns": [[5], [6]], "rounds": [1]}, r"its rounds \[1\] are not its 2 blocks"),
+        ({"samples_ns": [[5], [6]], "rounds": [3, -1]}, "are not its 2 blocks"),
+        ({"latency": {}}, r"rows\[1\]\.latency\.median_ms "),
+        ({"ratio": {"value": "2", "low": 1.0, "high": 3.0}}, r"rows\[1\]\.ratio\.value "),
+    ],
+)
+def test_a_damaged_row_is_named(network, change, message):
+    data = json.loads(quick(network, network, layers=None).to_json())
+    data["rows"][1] |= change
+    with pytest.raises(InputError, match=message) as caught:
+        Comparison.from_json(json.dumps(data))
+    assert caught.value.exit_code == 3
+
+
+def test_files_from_before_rounds_and_unlike_outputs_are_read(network):
+    data = json.loads(quick(network, network, layers=None).to_json())
+    del data["rows"][0]["rounds"], data["models"][1]["incomparable"]
+    assert Comparison.from_json(json.dumps(data)).rows[0].rounds == ()
 
 
 def test_csv_has_a_line_a_row(network, lowered):
@@ -141,6 +180,27 @@ def test_markdown_tables_are_rectangular(network, lowered):
     assert {line.count("|") for line in table} == {11}
     assert "### cpu, 1 thread, batch 1" in text
     assert "model 1 as csr product" in text
+
+
+def test_names_do_not_break_a_row_of_markdown(network):
+    found = quick(network, network, labels=["one", "a|b\n\\|c"], layers="a")
+    rows = tuple(dataclasses.replace(row, layer=row.layer and "x |\r\n y") for row in found.rows)
+    lines = to_markdown(dataclasses.replace(found, rows=rows, notes=("p\nq",))).splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 2 + 4
+    cells = [re.split(r"(?<!\\) \| ", line.strip("| "))[:2] for line in table[3:5]]
+    assert cells == [["whole", r"a\|b \\\|c"], [r"x \| y", "one"]]
+    assert lines[-1] == "- p q"
+
+
+@pytest.mark.parametrize(
+    ("threads", "told"),
+    [(1, "times are CPU time of the one thread that runs, not wall time"), (2, "times are wall time")],
+)
+def test_markdown_says_which_clock_its_times_are_of(network, threads, told):
+    lines = to_markdown(quick(network, layers=None, threads=threads)).splitlines()
+    assert lines[4:7] == [lines[4], "", told]
+    assert lines[4].startswith("| whole |")
 
 
 def test_gate_reads_whole_models_only(network, lowered):
@@ -214,10 +274,13 @@ def test_package_is_the_public_function(network, tmp_path):
 @pytest.mark.skipif(
     "CUDAExecutionProvider" in ort.get_available_providers(), reason="this ONNX Runtime has CUDA"
 )
-def test_cuda_that_is_missing_is_exit_8(network):
-    with pytest.raises(DeviceError) as caught:
-        quick(network, providers=("cuda",))
-    assert caught.value.exit_code == 8
+def test_cuda_that_is_missing_is_exit_8_before_anything_is_timed(network):
+    for providers in (("cuda",), ("cpu", "cuda")):
+        said: list[str] = []
+        with pytest.raises(DeviceError) as caught:
+            quick(network, providers=providers, progress=said.append)
+        assert caught.value.exit_code == 8
+        assert said == []
 
 
 def test_host_is_described():

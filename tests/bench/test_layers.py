@@ -6,7 +6,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from sslcli.bench.graphs import between, cut, fixed_batch, macs, shaped_graph
+from sslcli.bench.graphs import between, cut, fixed_batch, macs, reads, shaped_graph
 from sslcli.bench.inputs import RunSettings
 from sslcli.bench.layers import match_layers
 from sslcli.bench.sessions import bind
@@ -84,6 +84,16 @@ def test_glob_chooses_layers_and_one_that_matches_nothing_is_an_error(network):
         match_layers(graph, [], "z*")
 
 
+def test_a_name_is_not_read_as_a_glob(network):
+    proto = onnx.load_from_string(network)
+    for node, name in zip(proto.graph.node, ["layer[0]", "relu", "layer0", "flatten", "*"], strict=True):
+        node.name = name
+    graph = shaped_graph(proto.SerializeToString(), RunSettings())
+    chosen = {"layer[0]": ["layer[0]"], "layer?": ["layer0"], "*": ["layer[0]", "layer0", "*"]}
+    for glob, names in chosen.items():
+        assert [pair.base.name for pair in match_layers(graph, [], glob)[0]] == names
+
+
 def test_constants_that_nodes_compute_come_along():
     nodes = [
         helper.make_node("Identity", ["w"], ["v"], name="alias"),
@@ -102,6 +112,73 @@ def test_constants_that_nodes_compute_come_along():
     piece = onnx.load_from_string(cut(shaped, [shaped.nodes[1]]))
     assert [item.name for item in piece.graph.input] == ["x"]
     assert [node.name for node in piece.graph.node] == ["alias", "a"]
+
+
+def branch(name: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:
+    """A sub-graph that writes ``name``."""
+    return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)])
+
+
+@pytest.fixture
+def branching() -> onnx.ModelProto:
+    """conv a -> an If whose condition is constant and whose branches capture a's output and a weight."""
+    flag = helper.make_tensor("flag", TensorProto.BOOL, [], [True])
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [2, 2, 1, 1], np.ones(4, np.float32))
+    taken = branch("t", helper.make_node("Conv", ["p", "w"], ["t"], name="inner"))
+    other = branch("e", helper.make_node("Relu", ["p"], ["e"]))
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["p"], name="a"),
+        helper.make_node("If", ["flag"], ["q"], name="choose", then_branch=taken, else_branch=other),
+        helper.make_node("Conv", ["q", "w"], ["y"], name="b"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2, 3, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [flag, weight],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_what_sub_graphs_capture_is_read(branching):
+    assert [reads(node) for node in branching.graph.node] == [{"x", "w"}, {"flag", "p", "w"}, {"q", "w"}]
+
+
+def test_a_layer_that_only_a_branch_reads_is_cut_with_its_output(branching):
+    shaped = shaped_graph(branching.SerializeToString(), RunSettings())
+    pairs, notes = match_layers(shaped, [])
+    assert ([pair.base.name for pair in pairs], notes) == (["a", "b"], [])
+    x = np.arange(18, dtype=np.float32).reshape(1, 2, 3, 3)
+    (result,) = run(pairs[0].base.model, {"x": x}).values()
+    np.testing.assert_allclose(result[0, 0], x.sum(axis=1)[0])
+
+
+def test_a_branch_that_captures_a_computed_value_is_no_constant(branching):
+    shaped = shaped_graph(branching.SerializeToString(), RunSettings())
+    piece = onnx.load_from_string(cut(shaped, [shaped.nodes[2]]))
+    assert [node.name for node in piece.graph.node] == ["b"]
+    assert [item.name for item in piece.graph.input] == ["q"]
+
+
+def test_what_a_branch_captures_comes_into_a_cut(branching):
+    shaped = shaped_graph(branching.SerializeToString(), RunSettings())
+    piece = cut(shaped, [shaped.nodes[1]])
+    x = np.arange(18, dtype=np.float32).reshape(1, 2, 3, 3)
+    (result,) = run(piece, {"p": x}).values()
+    np.testing.assert_allclose(result[0, 1], x.sum(axis=1)[0])
+
+
+def test_between_follows_what_branches_capture(branching):
+    graph = shaped_graph(branching.SerializeToString(), RunSettings())
+    assert [node.name for node in between(graph, "x", "q")] == ["a", "choose"]
+
+
+def test_a_layer_that_nobody_reads_is_left_out(branching):
+    branching.graph.node.append(helper.make_node("Conv", ["x", "w"], ["nowhere"], name="dead"))
+    pairs, notes = match_layers(shaped_graph(branching.SerializeToString(), RunSettings()), [])
+    assert [pair.base.name for pair in pairs] == ["a", "b"]
+    assert notes == ["dead is left out: nothing in the model reads what it computes"]
 
 
 def test_between_says_no_where_another_input_is_needed(network):
@@ -138,6 +215,8 @@ def test_open_axes_need_an_input_shape(network):
     model = proto.SerializeToString()
     with pytest.raises(InputError, match="leaves axes beside the batch open"):
         shaped_graph(model, RunSettings())
+    with pytest.raises(InputError, match="input x has 3 axes beside the batch, --input-shape 2"):
+        shaped_graph(model, RunSettings(input_shape=(8, 8)))
     graph = shaped_graph(model, RunSettings(input_shape=(3, 8, 8)))
     assert graph.types["q"].shape == (1, 4, 8, 8)
 

@@ -73,6 +73,17 @@ def test_an_earlier_bench_is_set_beside_the_new_one(model, earlier, tmp_path, ca
     assert then["earlier"] is None
 
 
+def test_a_model_that_computes_something_else_is_told(model, tmp_path, capfd):
+    proto, page = onnx.load(model), tmp_path / "rows.md"
+    weight = proto.graph.initializer[1]
+    weight.CopyFrom(numpy_helper.from_array(1.5 * numpy_helper.to_array(weight), weight.name))
+    onnx.save(proto, tmp_path / "other.onnx")
+    assert bench(model, tmp_path / "other.onnx", "--layers", "none", "--markdown", page) == 0
+    told = "outputs of other.onnx differ from those of net.onnx by up to 50 % of the largest"
+    assert told in capfd.readouterr().out.replace("\n", " ")
+    assert told in page.read_text()
+
+
 def elsewhere(earlier, tmp_path):
     data = json.loads(earlier.read_text())
     data["comparison"]["host"]["cpu_model"] = "another processor"
@@ -114,6 +125,18 @@ def test_what_is_no_bench_is_bad_input(model, tmp_path, text, capfd):
     assert str(path) in capfd.readouterr().err
 
 
+def test_a_damaged_earlier_bench_is_bad_input_before_anything_is_timed(model, earlier, tmp_path, capfd):
+    data = json.loads(earlier.read_text())
+    data["comparison"]["rows"][2]["samples_ns"][0] = []
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(data))
+    assert bench(model, model, "--compare", path) == 3
+    err = capfd.readouterr().err
+    assert str(path) in err
+    assert "rows[2].samples_ns (a of" in err
+    assert "timing" not in err
+
+
 def test_all_rows_go_to_csv_and_markdown(model, tmp_path):
     table, page = tmp_path / "rows.csv", tmp_path / "rows.md"
     assert bench(model, model, "--csv", table, "--markdown", page, "-q") == 0
@@ -137,6 +160,26 @@ def test_a_glob_chooses_the_layers(model, tmp_path, glob, layers):
     report = tmp_path / "bench.json"
     assert bench(model, "--layers", glob, "-q", "--json", report) == 0
     assert [row["layer"] for row in json.loads(report.read_text())["layers"]] == layers
+
+
+def test_one_model_alone_shows_its_layers(model, capfd):
+    assert bench(model) == 0
+    lines = capfd.readouterr().out.splitlines()
+    start = lines.index("layers of net.onnx on cpu")
+    assert [line.split()[0] for line in lines[start + 1 : start + 4]] == ["layer", "a", "b"]
+
+
+def test_open_height_and_width_are_those_of_the_input_shape(model, tmp_path):
+    proto = onnx.load(model)
+    for axis, name in ((2, "height"), (3, "width")):
+        proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    onnx.save(proto, tmp_path / "open.onnx")
+    report = tmp_path / "bench.json"
+    files = [tmp_path / "open.onnx", tmp_path / "open.onnx"]
+    assert bench(*files, "--input-shape", "3,10,12", "--unstructured", "-q", "--json", report) == 0
+    rows = json.loads(report.read_text())["comparison"]["rows"]
+    macs = {row["layer"]: row["macs"] for row in rows if row["kind"] == "onnx"}
+    assert macs == {None: 8640 + 8640, "a": 4 * 8 * 10 * 27, "b": 5 * 6 * 8 * 36}
 
 
 def test_a_glob_without_a_layer_is_a_usage_error_that_names_some(model, capfd):

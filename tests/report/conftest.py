@@ -41,7 +41,7 @@ def bench_result():
     ]
     comparison = {
         "host": {"cpu_model": "a processor", "system": "Linux 6", "versions": {"torch": "2.13.0"}},
-        "rows": [{"threads": 1, "batch_size": 1}],
+        "rows": [{"provider": "cpu", "threads": 1, "batch_size": 1, "clock": "cpu"}],
         "notes": ["fc2 is left out: too small"],
     }
     files = {"baseline": "runs/demo/baseline/model.pt2", "small": "runs/demo/onnx/model.onnx"}

@@ -163,6 +163,51 @@ def test_bench_shows_layers_with_their_limits_and_notes(bench_result):
     assert "fc2 is left out: too small" in lines
 
 
+def test_bench_says_which_clock_its_times_are_of(bench_result):
+    told = "times are CPU time of the one thread that runs, not wall time"
+    assert printed(bench_result).splitlines()[3] == told
+    rows = [{"provider": "cpu", "clock": "cpu"}, {"provider": "cuda", "clock": "wall"}]
+    both = dataclasses.replace(bench_result, comparison={"rows": rows})
+    assert "times on cuda are wall time" in " ".join(printed(both).split())
+
+
+def test_bench_of_one_model_shows_its_layers(bench_result):
+    rows, layers = (
+        [row for row in rows if row.name == "baseline"] for rows in (bench_result.rows, bench_result.layers)
+    )
+    lines = printed(dataclasses.replace(bench_result, rows=rows, layers=layers)).splitlines()
+    start = lines.index("layers of baseline on cpu")
+    assert [line.split() for line in lines[start + 1 : start + 4]] == [
+        ["layer", "median", "ms", "p90", "ms", "of", "the", "whole"],
+        ["conv1", "0.0500", "0.0550", "25", "%"],
+        ["conv2", "0.1000", "0.1100", "50", "%"],
+    ]
+
+
+def test_an_earlier_bench_stands_model_by_model_with_names_whole(bench_result):
+    changes = [
+        results.BenchChange(name, layer, "cpu", "onnx", 0.1, 0.2, 2.0, 1.9, 2.1, speedup, speedup)
+        for name, speedup in (("densenet121.onnx", None), ("densenet121_small.onnx", 3.0))
+        for layer in (None, "/features/conv0/Conv")
+    ]
+    earlier = results.Earlier("old.json", "2026-01-01T00:00:00", changes, [])
+    lines = printed(dataclasses.replace(bench_result, earlier=earlier)).splitlines()
+    start = lines.index("against old.json of 2026-01-01T00:00:00")
+    found = [line.split() for line in lines[start + 1 :] if line]
+    times = ["0.1000", "0.2000", "2.00x", "1.90-2.10"]
+    assert found[:8] == [
+        ["densenet121.onnx", "on", "cpu,", "now", "and", "then"],
+        ["layer", "ms", "then", "faster", "95", "%", "interval"],
+        ["whole", *times],
+        ["/features/conv0/Conv", *times],
+        ["densenet121_small.onnx", "on", "cpu,", "now", "and", "then"],
+        ["layer", "ms", "then", "faster", "95", "%", "interval", "speedup", "then"],
+        ["whole", *times, "3.00x", "3.00x"],
+        ["/features/conv0/Conv", *times, "3.00x", "3.00x"],
+    ]
+    assert max(map(len, lines)) <= 80
+
+
 def test_a_speedup_is_coloured_only_beyond_its_interval(bench_result):
     text = printed(bench_result, colour=True)
     assert re.search(RED + "0.80x", text)
