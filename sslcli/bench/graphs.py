@@ -99,15 +99,23 @@ def node_macs(graph: ShapedGraph, node: onnx.NodeProto) -> int | None:
     return 0
 
 
+def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The bodies of If, Loop and Scan."""
+    return [
+        body
+        for found in node.attribute
+        for body in ([found.g] if found.type == onnx.AttributeProto.GRAPH else found.graphs)
+    ]
+
+
 def reads(node: onnx.NodeProto) -> set[str]:
     """Every value a node reads, those that its sub-graphs capture too."""
     names = {name for name in node.input if name}
-    for found in node.attribute:
-        for body in [found.g] if found.type == onnx.AttributeProto.GRAPH else found.graphs:
-            written = {name for inner in body.node for name in inner.output}
-            written |= {tensor.name for tensor in body.initializer} | {value.name for value in body.input}
-            inner_reads = set().union(*(reads(inner) for inner in body.node)) if body.node else set()
-            names |= (inner_reads | {value.name for value in body.output}) - written
+    for body in subgraphs(node):
+        written = {name for inner in body.node for name in inner.output}
+        written |= {tensor.name for tensor in body.initializer} | {value.name for value in body.input}
+        inner_reads = set().union(*(reads(inner) for inner in body.node)) if body.node else set()
+        names |= (inner_reads | {value.name for value in body.output}) - written
     return names
 
 

@@ -16,6 +16,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from sslcli.bench.graphs import reads as reads
+from sslcli.bench.graphs import subgraphs as subgraphs
+
 Array = NDArray[np.generic]
 _LIGHT_BYTES = 1 << 16  # what shapes are computed from is smaller
 Attribute = int | float | str | Sequence[int]
@@ -98,17 +101,6 @@ def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     return {name: node for node in graph.node for name in node.output if name}
 
 
-def reads(node: onnx.NodeProto) -> set[str]:
-    """Every value a node reads, those that its sub-graphs capture too."""
-    names = {name for name in node.input if name}
-    for body in subgraphs(node):
-        written = {name for inner in body.node for name in inner.output}
-        written |= {tensor.name for tensor in body.initializer} | {value.name for value in body.input}
-        inner_reads = set().union(*(reads(inner) for inner in body.node)) if body.node else set()
-        names |= (inner_reads | {value.name for value in body.output}) - written
-    return names
-
-
 def outputs(graph: onnx.GraphProto) -> set[str]:
     """Names of the graph's outputs."""
     return {value.name for value in graph.output}
@@ -140,15 +132,6 @@ def names(graph: onnx.GraphProto) -> set[str]:
     found = {value.name for value in [*graph.input, *graph.output, *graph.initializer]}
     found |= {name for node in graph.node for name in [*node.input, *node.output]}
     return found.union(*(names(body) for node in graph.node for body in subgraphs(node)))
-
-
-def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The bodies of If, Loop and Scan."""
-    return [
-        body
-        for found in node.attribute
-        for body in ([found.g] if found.type == onnx.AttributeProto.GRAPH else found.graphs)
-    ]
 
 
 def hollow(model: onnx.ModelProto) -> onnx.ModelProto:
