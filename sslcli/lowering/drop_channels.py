@@ -26,7 +26,7 @@ _ZERO_STAYS = frozenset(
     {"Relu", "LeakyRelu", "HardSwish", "Tanh", "MaxPool", "AveragePool", "GlobalAveragePool", "Dropout"}
     | {"GlobalMaxPool", "Elu", "Selu", "Softsign", "Erf"}
 )
-_PASSING = _ZERO_STAYS | {"Sigmoid", "HardSigmoid", "Softplus", "Clip"}
+PASSING = _ZERO_STAYS | {"Sigmoid", "HardSigmoid", "Softplus", "Clip"}
 _MOST_ROUNDS = 20
 
 
@@ -57,7 +57,7 @@ def drop_channels(model: onnx.ModelProto, *, block: int = 1) -> tuple[onnx.Model
     """
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    _flatten(changed)
+    flatten(changed)
     del changed.graph.value_info[:]
     gone: dict[str, int] = {}
     for _ in range(_MOST_ROUNDS):
@@ -75,8 +75,8 @@ def drop_channels(model: onnx.ModelProto, *, block: int = 1) -> tuple[onnx.Model
 def _drop(graph: onnx.GraphProto, node: onnx.NodeProto, block: int) -> int:
     """Drop the dead filters of one layer; how many went."""
     known = protos.constants(graph)
-    weight = _own_constant(graph, known, node, 1)
-    bias = _own_constant(graph, known, node, 2)
+    weight = own_constant(graph, known, node, 1)
+    bias = own_constant(graph, known, node, 2)
     has_bias = len(node.input) > 2 and bool(node.input[2])
     if weight is None or (has_bias and (bias is None or bias.ndim != 1)):
         return 0
@@ -119,7 +119,7 @@ def _kept(dead: Flags, groups: int, block: int) -> Indices:
     return found
 
 
-def _own_constant(
+def own_constant(
     graph: onnx.GraphProto, known: dict[str, onnx.TensorProto], node: onnx.NodeProto, position: int
 ) -> Array | None:
     """The values of an input that is a constant and that only this node reads."""
@@ -164,11 +164,11 @@ def _step(
     """What a node that reads a value is: a reader, a passage (True), or unfit (None)."""
     if other.domain not in ("", "ai.onnx") or list(other.input).count(value) != 1 or other.input[0] != value:
         return None
-    if other.op_type in _PASSING and len(other.output) == 1:
+    if other.op_type in PASSING and len(other.output) == 1:
         return True
     if other.op_type == "Flatten" and not is_flat and protos.integer(other, "axis", 1) == 1:
         return True
-    weight = _own_constant(graph, known, other, 1)
+    weight = own_constant(graph, known, other, 1)
     if weight is None:
         return None
     if other.op_type == "Conv" and not is_flat:
@@ -190,7 +190,7 @@ def _keeps_zero(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> boo
     return not computed and (low is None or float(low) <= 0) and (high is None or float(high) >= 0)
 
 
-def _flatten(model: onnx.ModelProto) -> None:
+def flatten(model: onnx.ModelProto) -> None:
     """Write every Reshape that keeps the batch and joins all else as Flatten, which states no size."""
     graph, shapes = model.graph, infer_shapes(model)
     known = protos.constants(graph)
@@ -202,7 +202,8 @@ def _flatten(model: onnx.ModelProto) -> None:
         if len(shape) != 2 or len(source) < 3 or len(inner) != len(source) - 1:
             continue
         batch_stays = shape[0] in (-1, 0) and shape[1] in (-1, int(np.prod(inner)))
-        if batch_stays and not protos.integer(node, "allowzero", 0) and shape != [-1, -1]:
+        says_empty = 0 in shape and protos.integer(node, "allowzero", 0)
+        if batch_stays and not says_empty and shape != [-1, -1]:
             node.op_type = "Flatten"
             del node.input[1:]
             del node.attribute[:]

@@ -18,6 +18,7 @@ from sslcli.lowering.clean import clean
 from sslcli.lowering.drop_channels import drop_channels
 from sslcli.lowering.fragments import Fragment, replace_node
 from sslcli.lowering.measure import DENSE, best, measure
+from sslcli.lowering.pad_channels import pad_channels
 from sslcli.lowering.patterns import is_sparse, macs_share
 from sslcli.lowering.precision import convert
 from sslcli.lowering.regions import alone, region, region_key
@@ -27,7 +28,7 @@ from sslcli.lowering.timings import Timed, cache_folder, question, recall, remem
 from sslcli.options.export import DType
 
 _CONFIRM_S = 2.0
-_BLOCKS = (1, 16)
+_BLOCKS = (1, 4, 8, 16)
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,13 @@ def lower(
     start, decisions = base, list[Decision]()
     if choice == "auto":
         plain, norms = _cheaper_norms(base, settings, dtype)
-        start, decisions = _fewer_channels(plain, settings, dtype)
+        start, decisions, sparse = _other_channels(plain, settings, dtype)
         decisions = [*norms, *decisions]
+    else:
+        sparse = {name for name, site in find_sites(start).items() if is_sparse(site)}
     lowered, used = start, {}
     for name, site in find_sites(start).items():
-        if not is_sparse(site):
+        if name not in sparse or not is_sparse(site):
             continue
         if choice == "auto":
             decision, fragment = _measured(lowered, name, site, settings, dtype, folder)
@@ -158,32 +161,52 @@ def _cheaper_norms(
     return expanded, [Decision(name, "norm", (), 1.0, "expand", timings, note=note) for name in norms]
 
 
-def _fewer_channels(
+def _other_channels(
     base: onnx.ModelProto, settings: RunSettings, dtype: DType
-) -> tuple[onnx.ModelProto, list[Decision]]:
-    """The model without dead channels, counts rounded to blocks or not; or as it is where that wins."""
-    variants = {f"drop-channels-{block}": drop_channels(base, block=block) for block in _BLOCKS}
-    models = {name: convert(model, dtype) for name, (model, gone) in variants.items() if gone}
-    if not models:
-        return base, []
-    timings = measure({DENSE: convert(base, dtype), **models}, replace(settings, budget_s=_CONFIRM_S))
-    chosen = best(timings)
+) -> tuple[onnx.ModelProto, list[Decision], set[str]]:
+    """The model without dead channels, and with their number as kernels like it; or as it is where that wins.
+
+    Returns:
+        The model, a decision for each layer whose filters changed, and the layers that have zeros of their
+        own, which those that are added are not.
+    """
+    variants: dict[str, tuple[onnx.ModelProto, dict[str, int], dict[str, int]]] = {}
+    plain = {DENSE: base}
+    for block in _BLOCKS:
+        dropped, gone = drop_channels(base, block=block)
+        padded, added = pad_channels(dropped, block=block) if block > 1 else (dropped, {})
+        if gone or added:
+            name = f"{'drop' if gone else 'pad'}-channels-{block}"
+            variants[name], plain[name] = (padded, gone, added), dropped
+    chosen, timings = DENSE, dict[str, Timed]()
+    if variants:
+        models = {name: convert(model, dtype) for name, (model, _, _) in variants.items()}
+        timings = measure({DENSE: convert(base, dtype), **models}, replace(settings, budget_s=_CONFIRM_S))
+        chosen = best(timings)
+    sparse = {name for name, site in find_sites(plain[chosen]).items() if is_sparse(site)}
     if chosen == DENSE:
-        return base, []
-    model, gone = variants[chosen]
+        return base, [], sparse
+    model, gone, added = variants[chosen]
     shapes = _weight_shapes(base)
-    return model, [
+    decisions = [
         Decision(
             name,
             "channels",
             shapes[name],
-            1 - count / shapes[name][0],
+            1 - gone.get(name, 0) / shapes[name][0],
             chosen,
             timings,
-            note=f"{count} of {shapes[name][0]} filters went; timed on the whole model",
+            note=_changed(shapes[name][0], gone.get(name, 0), added.get(name, 0)),
         )
-        for name, count in gone.items()
+        for name in dict.fromkeys([*gone, *added])
     ]
+    return model, decisions, sparse
+
+
+def _changed(filters: int, gone: int, added: int) -> str:
+    words = [f"{gone} of {filters} filters went"] if gone else []
+    words += [f"{added} filters of zeros came"] if added else []
+    return f"{', '.join(words)}; timed on the whole model"
 
 
 def _weight_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
