@@ -114,6 +114,15 @@ class TargetController:
             chosen = self._fewest(parameters)
         return chosen
 
+    def lacks(self, parameters: Mapping[str, Tensor]) -> bool:
+        """Whether the zero groups no longer meet what is counted of the target.
+
+        Norms go on learning while zero groups are held, so what a removed filter leaves behind, and with it
+        what pruning saves, moves a little after a choice. Latency is measured, so it is judged at the end.
+        """
+        left = self.budget.now(parameters)
+        return any(left[name] > limit for name, limit in self.target.left.items() if name != "latency")
+
     def _fewest(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
         dead = self._dead(parameters)
         self.budget.refresh(parameters, dead, 1.0)

@@ -171,9 +171,7 @@ def regularize(
         controller=controller,
         world=world,
     )
-    if controller is not None and any(
-        result.left[name] > limit for name, limit in controller.target.left.items() if name != "latency"
-    ):
+    if controller is not None and controller.lacks(dict(trained.named_parameters(remove_duplicate=False))):
         metrics = _made_up(trained, controller, task, source, world)
         result = replace(result, metrics=metrics, left=dict(budget.now(dict(trained.named_parameters()))))
     found = _zero_counts(trained, [*(weighted.group_set for weighted in penalties), *held])

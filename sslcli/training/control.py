@@ -52,6 +52,10 @@ class Controller(Protocol):
         """For each weighted set, the groups (bool) that are zero from the fine-tuning on."""
         ...
 
+    def lacks(self, parameters: Mapping[str, Tensor]) -> bool:
+        """Whether what was chosen no longer meets the target; asked before each epoch of the fine-tuning."""
+        ...
+
     def state(self) -> dict[str, Any]:
         """What ``restore`` needs, in plain values."""
         ...

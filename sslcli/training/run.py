@@ -118,6 +118,8 @@ class Run:
         place = self.course.place(self.step)
         if place.first:
             self._enter(place)
+        elif place.batch == 0 and place.phase.name == "finetune":
+            self._make_up(place)
         self._control(place)
         lr = place.phase.lr * lr_factor(self.options, place.phase_epoch, place.phase_epochs)
         inputs, targets = self.batch(place.epoch, place.batch)
@@ -178,9 +180,20 @@ class Run:
         if place.phase.frozen:
             self.frozen = zero_groups(self.parameters, self.watched)
             if self.controller is not None and place.phase.name == "finetune":
-                chosen = self.controller.choose(self.parameters)
-                self.frozen[: len(chosen)] = list(chosen)
+                self._choose(self.controller, self.frozen)
         self.stepper.reset_optimizer()
+        self.best = None
+        self._apply(place)
+
+    def _choose(self, controller: Controller, frozen: list[Tensor]) -> None:
+        chosen = controller.choose(self.parameters)
+        frozen[: len(chosen)] = list(chosen)
+
+    def _make_up(self, place: Place) -> None:
+        """Hold further groups at zero where the target is missed by now; earlier epochs count no more."""
+        if self.controller is None or self.frozen is None or not self.controller.lacks(self.parameters):
+            return
+        self._choose(self.controller, self.frozen)
         self.best = None
         self._apply(place)
 
