@@ -97,8 +97,9 @@ def _run(request: Request, observers: Observers, method: Callable[..., TrainResu
 def _require_fitting(request: Request, loaded: Checkpoint, source: DataSource, task: Task | None) -> None:
     """Refuse what would only fail after the last step, when the trained model is traced to be written."""
     from sslcli.graph.trace import trace
-    from sslcli.training.task import call
+    from sslcli.training.task import call, check_teacher
 
+    check_teacher(task, request.settings.step.teacher)
     stated = request.settings.model.input_shape
     as_they_come = task is None or task.forward is call
     if stated is not None and as_they_come and source.input_shape not in ((), stated):

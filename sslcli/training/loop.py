@@ -24,7 +24,7 @@ from sslcli.training.run import Run, Watch
 from sslcli.training.settings import torch_settings_kept
 from sslcli.training.signals import requests
 from sslcli.training.state import digest
-from sslcli.training.task import Task, classification
+from sslcli.training.task import Task, check_teacher, classification
 from sslcli.training.world import ALONE, World
 
 _RECALIBRATION_BATCHES = 50
@@ -102,8 +102,9 @@ def fit(
     Raises:
         TargetError: the loss is not finite, or the network collapsed.
         Interrupted: a signal asked to stop; the state is kept.
-        UsageError: the state is of another run.
+        UsageError: the state is of another run, or the task says nothing of teachers and there is one.
     """
+    check_teacher(task, teacher)
     task = task or classification(options.label_smoothing)
     whole_identity = {
         **options_identity(options),

@@ -249,6 +249,8 @@ class Run:
         self.loss_sum.zero_()
         check_finite(loss, self.step, lr, self.parameters, self.penalties)
         evaluation = self.evaluate()
+        if evaluation is not None:
+            check_finite(evaluation.metrics["loss"], self.step, lr, self.parameters, self.penalties)
         if evaluation is not None and evaluation.constant:
             raise collapsed(self.step, lr, self.parameters, self.penalties)
         metrics = evaluation.metrics if evaluation is not None else {}
