@@ -30,7 +30,7 @@ from sslcli.targeting.result import TrainResult
 from sslcli.targeting.target import Target, TargetMissedError
 from sslcli.training.course import plan_course
 from sslcli.training.evaluate import evaluate
-from sslcli.training.loop import fit
+from sslcli.training.loop import FitResult, fit
 from sslcli.training.progress import Observer
 from sslcli.training.task import Task
 from sslcli.training.world import ALONE, World
@@ -171,8 +171,12 @@ def regularize(
         controller=controller,
         world=world,
     )
-    if controller is not None and any(
-        result.left[name] > limit for name, limit in controller.target.left.items() if name != "latency"
+    if (
+        controller is not None
+        and result.collapsed_step is None
+        and any(
+            result.left[name] > limit for name, limit in controller.target.left.items() if name != "latency"
+        )
     ):
         metrics = _made_up(trained, controller, task, source, world)
         result = replace(result, metrics=metrics, left=dict(budget.now(dict(trained.named_parameters()))))
@@ -248,10 +252,19 @@ def _judged(result: TrainResult, target: Target, measured: Mapping[str, float]) 
     """The result with what it reached; TargetMissedError where that is not enough."""
     left = {name: measured.get(name, result.fit.left[name]) for name in target.left}
     result = replace(result, reached={**left, "drop": target.drop(result.metrics)})
-    missed = target.misses(left, result.metrics)
+    missed = [*target.misses(left, result.metrics), *_collapse(result.fit)]
     if missed:
         raise TargetMissedError(missed, result)
     return result
+
+
+def _collapse(fit: FitResult) -> list[str]:
+    """What a target's pressure did to a network that did not stand it, in words; else nothing."""
+    if fit.collapsed_step is None:
+        return []
+    kept = f"of epoch {fit.kept_epoch}" if fit.kept_epoch else "before training"
+    after = f"after step {fit.collapsed_step} the output was the same for every input"
+    return [f"{after}, so the weights {kept} are kept"]
 
 
 def _complete(options: RegularizeOptions, structures: object) -> RegularizeOptions:
