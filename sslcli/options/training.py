@@ -146,6 +146,12 @@ class RegularizeOptions(TrainOptions):
         None,
         description="Points of the metric that may be lost; a point is 0.01 of accuracy; default: no limit.",
     )
+    replay: str | None = Field(
+        None,
+        description="OUT.metrics.jsonl of an earlier run with a target, whose strengths and choice of groups "
+        "are applied as they were, without measuring or choosing: same model, options, data and seed give "
+        "the same weights, bit for bit. A target latency is not judged. Default: none.",
+    )
     finetune_epochs: Annotated[int, Field(ge=0)] = Field(
         0,
         description="Epochs after these without penalty, zero groups frozen; 0 with a target: half as many.",

@@ -27,6 +27,7 @@ from sslcli.training.report import Reporter, strengths_by_name
 from sslcli.training.schedule import lr_factor
 from sslcli.training.state import RunState
 from sslcli.training.step import Stepper
+from sslcli.training.strengths import Recorder, choice_record, described
 from sslcli.training.task import Task, is_constant
 from sslcli.training.world import World
 
@@ -112,6 +113,7 @@ class Run:
         self._coming: Iterator[tuple[Any, Any]] | None = None
         self._next = (0, 0)
         self._constant_before = False
+        self._recorder = Recorder()
 
     def start(self, state: RunState | None) -> None:
         """Begin, or go on from ``state``."""
@@ -178,6 +180,7 @@ class Run:
         if self.controller is not None:
             self.controller.restore(state.controller)
             self.penalties = list(self.controller.penalties())
+            self._recorder = Recorder(self.penalties if self.step else None)
         if 0 < self.step < self.course.steps:
             place = self.course.place(self.step)
             if not place.first:
@@ -193,6 +196,7 @@ class Run:
             if self.controller is not None and place.phase.name == "finetune":
                 chosen = self.controller.choose(self.parameters)
                 self.frozen[: len(chosen)] = list(chosen)
+                self._tell_applied(place, choice_record(chosen))
         self.stepper.reset_optimizer()
         self.best = None
         self._apply(place)
@@ -217,6 +221,16 @@ class Run:
         self.stepper.penalise(self.penalties)
         now = strengths_by_name(self.penalties)
         self.report.tell(Progress("control", place.phase.name, place.phase_epoch, self.step, strengths=now))
+        changes = self._recorder.changes(self.penalties)
+        if place.first:
+            sets = described([weighted.group_set for weighted in self.penalties])
+            changes["run"] = {"every": self.controller.every, "steps": place.phase.steps, "sets": sets}
+        if changes:
+            self._tell_applied(place, changes)
+
+    def _tell_applied(self, place: Place, applied: dict[str, Any]) -> None:
+        """What the controller did, for a replay."""
+        self.report.tell(Progress("strengths", place.phase.name, place.epoch, self.step, applied=applied))
 
     def _factor(self, place: Place) -> float:
         """What the schedule makes of the strengths at a place."""
