@@ -29,5 +29,5 @@ FIELDS: dict[str, Completer] = {
     "arch": _offer(ARCHITECTURES),
     "data": _offer([*DATA_SETS, "imagefolder:"]),
     **{name: _offer() for name in ("baseline", "compare", "csv", "data_root", "markdown", "normalize_from")},
-    **{name: _offer() for name in ("task", "teacher", "tensorboard")},
+    **{name: _offer() for name in ("replay", "task", "teacher", "tensorboard")},
 }

@@ -45,7 +45,7 @@ def files_of_settings(settings: Settings) -> Iterator[Path]:
     """Every file that options name: models, code, image folders."""
     step, data = settings.step, settings.data
     named: list[Any] = [settings.model.arch, data.data, data.normalize_from]
-    named += [getattr(step, name, None) for name in ("task", "teacher", "baseline", "compare")]
+    named += [getattr(step, name, None) for name in ("task", "teacher", "baseline", "compare", "replay")]
     yield from _files(*named)
 
 

@@ -67,7 +67,9 @@ def run_known(
     except (DeviceError, MemoryError):
         raise
     except Exception as error:  # onnxruntime's errors have no common base but Exception
-        raise GraphError(f"ONNX Runtime does not run {what} ({describe(error)})") from error
+        raise GraphError(
+            f"ONNX Runtime does not run {what} ({describe(error)})", "export it again"
+        ) from error
 
 
 def _flat(value: Any) -> Iterator[Array]:

@@ -139,11 +139,18 @@ class RegularizeOptions(TrainOptions):
         default_factory=dict,
         description="What may be left, as fractions of the original: macs, params or latency (one sample, "
         "one thread, measured here), such as macs=0.5; repeats; finds the strengths. Where shape or filter2d "
-        "may go, macs are those of live rows x live columns. Default: no target.",
+        "may go, macs are those of live rows x live columns. A latency is measured once more at the end, and "
+        "may then be 3 % above, by which measurements of one model differ. Default: no target.",
     )
     max_drop: NonNegative | None = Field(
         None,
         description="Points of the metric that may be lost; a point is 0.01 of accuracy; default: no limit.",
+    )
+    replay: str | None = Field(
+        None,
+        description="OUT.metrics.jsonl of an earlier run with a target, whose strengths and choice of groups "
+        "are applied as they were, without measuring or choosing: same model, options, data and seed give "
+        "the same weights, bit for bit. A target latency is not judged. Default: none.",
     )
     finetune_epochs: Annotated[int, Field(ge=0)] = Field(
         0,

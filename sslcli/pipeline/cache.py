@@ -119,7 +119,7 @@ def _references(step: Step) -> dict[str, str]:
     """Hashes of the files that options name: code references, image folders, checkpoints."""
     chosen = step.settings
     names = [chosen.model.arch, getattr(chosen.step, "task", None), getattr(chosen.step, "teacher", None)]
-    names.append(getattr(chosen.step, "compare", None))
+    names += [getattr(chosen.step, name, None) for name in ("compare", "replay")]
     if STEPS[step.uses].data != "no":
         names += [chosen.data.data, chosen.data.normalize_from]
     return {name: _reference_hash(name) for name in names if name}

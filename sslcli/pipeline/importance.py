@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sslcli.data import DataSource, epoch_order
 from sslcli.training.evaluate import mode
-from sslcli.training.task import Task, classification, loss_of
+from sslcli.training.task import Task, classification, learned_loss
 
 BATCHES = 20
 
@@ -35,7 +35,8 @@ def taylor(
     with mode(copied, training=False):
         for inputs, targets in training_batches(source, batches, batch_size, seed):
             copied.zero_grad()
-            loss_of(task, task.forward(copied, inputs), targets).backward()  # type: ignore[no-untyped-call]
+            loss = learned_loss(task, task.forward(copied, inputs), targets)
+            loss.backward()  # type: ignore[no-untyped-call]
             for name, parameter in parameters.items():
                 if parameter.grad is not None:
                     scores[name] += (parameter.detach() * parameter.grad).square() / batches

@@ -46,6 +46,7 @@ def missing(settings: Settings) -> Iterator[InputError]:
     yield from _code("the architecture", settings.model.arch, ModelError)
     yield from _code("the task", getattr(step, "task", None), InputError)
     yield from _file("the teacher", getattr(step, "teacher", None))
+    yield from _file("the course to replay", getattr(step, "replay", None))
     yield from _file("the model", data.normalize_from)
     if data.data is not None and data.data.startswith("imagefolder:"):
         folder = data.data.removeprefix("imagefolder:")

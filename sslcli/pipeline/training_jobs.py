@@ -59,6 +59,7 @@ def _run(request: Request, observers: Observers, method: Callable[..., TrainResu
     output = check_output(request)
     require_format(output)
     chosen = request.settings
+    _require_other_course(getattr(chosen.step, "replay", None), output)
     device = inputs.choose_device(chosen.run)
     with joined(device.type) as world, _alone(output, world), inputs.threads(chosen.run.threads):
         if request.force and world.writes:
@@ -97,8 +98,9 @@ def _run(request: Request, observers: Observers, method: Callable[..., TrainResu
 def _require_fitting(request: Request, loaded: Checkpoint, source: DataSource, task: Task | None) -> None:
     """Refuse what would only fail after the last step, when the trained model is traced to be written."""
     from sslcli.graph.trace import trace
-    from sslcli.training.task import call
+    from sslcli.training.task import call, check_teacher
 
+    check_teacher(task, request.settings.step.teacher)
     stated = request.settings.model.input_shape
     as_they_come = task is None or task.forward is call
     if stated is not None and as_they_come and source.input_shape not in ((), stated):
@@ -109,6 +111,14 @@ def _require_fitting(request: Request, loaded: Checkpoint, source: DataSource, t
         )
     if request.command == "train":  # regularize traces first of all
         trace(loaded.model, loaded.example)
+
+
+def _require_other_course(replay: str | None, output: Path) -> None:
+    """Refuse to replay a course that this very run would write over."""
+    if replay is not None and Path(replay).resolve() == metrics_path(output).resolve():
+        raise UsageError(
+            f"the course to replay, {replay}, is what this run writes anew", "name another output with -o"
+        )
 
 
 def _joined(shape: tuple[int, ...]) -> str:

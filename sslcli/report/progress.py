@@ -32,7 +32,9 @@ class ProgressView:
         self._last_line = time.monotonic()
 
     def __call__(self, record: Progress) -> None:
-        """Show one record."""
+        """Show one record; exact strengths are for a replay, not for reading."""
+        if record.kind == "strengths":
+            return
         if record.kind in ("step", "control"):
             self._within_an_epoch(record)
         else:

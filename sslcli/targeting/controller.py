@@ -101,7 +101,7 @@ class TargetController:
         """Each set with the mean strength of its slated groups, and their shares of it."""
         return [self._penalty(w, note) for w, note in zip(self.weighted, self.notes, strict=True)]
 
-    def choose(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
+    def choose(self, parameters: Mapping[str, Tensor], step: int) -> list[Tensor]:
         """The groups that go for good: those that are zero, and the least worthy until the target is met.
 
         Where part of the target is only estimated, the choice is measured and made again by it.
@@ -114,7 +114,7 @@ class TargetController:
             chosen = self._fewest(parameters)
         return chosen
 
-    def lacks(self, parameters: Mapping[str, Tensor]) -> bool:
+    def lacks(self, parameters: Mapping[str, Tensor], step: int) -> bool:
         """Whether the zero groups no longer meet what is counted of the target.
 
         Norms go on learning while zero groups are held, so what a removed filter leaves behind, and with it

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sslcli.data.catalogue import load_data
 from sslcli.data.source import DataSource
@@ -26,12 +26,14 @@ from sslcli.targeting.controller import TargetController
 from sslcli.targeting.groups import recorded_sets, weighted_sets, zero_counts
 from sslcli.targeting.latency import Latency
 from sslcli.targeting.left import watcher
+from sslcli.targeting.replay import Replay, read_course
 from sslcli.targeting.result import TrainResult
 from sslcli.targeting.target import Target, TargetMissedError
 from sslcli.training.course import plan_course
 from sslcli.training.evaluate import evaluate
-from sslcli.training.loop import fit
-from sslcli.training.progress import Observer
+from sslcli.training.loop import FitResult, fit
+from sslcli.training.progress import Observer, Progress
+from sslcli.training.strengths import choice_record
 from sslcli.training.task import Task
 from sslcli.training.world import ALONE, World
 
@@ -150,10 +152,17 @@ def regularize(
     penalties = weighted_sets(structure, options.structures, options.size_weights, options.depth_unit)
     held = recorded_sets(structure, zeros or {}) if options.freeze_zeros else []
     source, trained = _source(data, seed), _copy(model, device)
-    latency = _latency(model, example, structure, options, world)
+    steps = plan_course(options, len(source.split("train")), batch_size).phases[0].steps
+    replay = None
+    if options.replay is not None:
+        replay = Replay(penalties, read_course(Path(options.replay), penalties, steps))
+    latency = None if replay is not None else _latency(model, example, structure, options, world)
     watch = watcher(structure, None if latency is None else latency.estimate, trained)
     budget = Budget([weighted.group_set for weighted in penalties], watch, latency)
-    controller = _controller(trained, task, source, options, penalties, budget, batch_size, world)
+    target = _target(trained, task, source, options, world)
+    controller: TargetController | Replay | None = replay
+    if controller is None and target is not None:
+        controller = TargetController(penalties, target, budget, steps)
     result = fit(
         trained,
         task,
@@ -171,37 +180,37 @@ def regularize(
         controller=controller,
         world=world,
     )
-    if controller is not None and controller.lacks(dict(trained.named_parameters(remove_duplicate=False))):
-        metrics = _made_up(trained, controller, task, source, world)
-        result = replace(result, metrics=metrics, left=dict(budget.now(dict(trained.named_parameters()))))
+    parameters = dict(trained.named_parameters(remove_duplicate=False))
+    sound = controller is not None and result.collapsed_step is None
+    if controller is not None and sound and controller.lacks(parameters, result.steps):
+        chosen = controller.choose(parameters, result.steps)
+        _make_up(parameters, penalties, chosen)
+        _tell_choice(observers if world.writes else (), result, chosen)
+        metrics = dict(evaluate(trained, task, source.split("validation"), world=world))
+        result = replace(result, metrics=metrics, left=dict(budget.now(parameters)))
     found = _zero_counts(trained, [*(weighted.group_set for weighted in penalties), *held])
     trained_result = TrainResult(trained.cpu().eval(), example, result, found)
-    if controller is None:
+    if target is None:
         return trained_result
     measured = {} if latency is None else {"latency": latency.measure(dict(trained.named_parameters()))}
-    return _judged(trained_result, controller.target, measured)
+    return _judged(trained_result, target, measured)
 
 
-def _controller(
-    model: nn.Module,
-    task: Task | None,
-    data: DataSource,
-    options: RegularizeOptions,
-    penalties: Sequence[WeightedSet],
-    budget: Budget,
-    batch_size: int,
-    world: World,
-) -> TargetController | None:
-    """The controller that a target asks for; the metric to start from is that of the model as given."""
+def _target(
+    model: nn.Module, task: Task | None, data: DataSource, options: RegularizeOptions, world: World
+) -> Target | None:
+    """The target of the options; the metric to start from is that of the model as given."""
     if not options.target:
         return None
     metrics = evaluate(model, task, data.split("validation"), world=world)
     name = task.metric_name if task is not None else "accuracy"
     columns = any(entry.name in _COLUMNS for entry in options.structures)
-    left = {_counted(str(fraction), columns): limit for fraction, limit in options.target.items()}
-    target = Target(left, options.max_drop, metrics[name], name)
-    steps = plan_course(options, len(data.split("train")), batch_size).phases[0].steps
-    return TargetController(penalties, target, budget, steps)
+    left = {
+        _counted(str(fraction), columns): limit
+        for fraction, limit in options.target.items()
+        if fraction != "latency" or options.replay is None  # a replay measures nothing
+    }
+    return Target(left, options.max_drop, metrics[name], name)
 
 
 def _counted(fraction: str, columns: bool) -> str:
@@ -227,29 +236,39 @@ def _latency(
 
 
 @torch.no_grad()
-def _made_up(
-    trained: nn.Module, controller: TargetController, task: Task | None, data: DataSource, world: World
-) -> dict[str, float]:
-    """Zero the few groups that the target lacks after fine-tuning, and the validation metrics then.
-
-    Norms go on learning while zero groups are held, so what a removed filter leaves behind, and with it what
-    pruning saves, moves a little after the last choice.
-    """
-    parameters = dict(trained.named_parameters(remove_duplicate=False))
-    sets = [weighted.group_set for weighted in controller.weighted]
-    for name, mask in zero_masks(parameters, sets, controller.choose(parameters)).items():
+def _make_up(
+    parameters: Mapping[str, Tensor], penalties: Sequence[WeightedSet], chosen: Sequence[Tensor]
+) -> None:
+    """Zero the groups that were chosen after fine-tuning."""
+    sets = [weighted.group_set for weighted in penalties]
+    for name, mask in zero_masks(parameters, sets, chosen).items():
         parameters[name].masked_fill_(mask, 0)
-    return dict(evaluate(trained, task, data.split("validation"), world=world))
+
+
+def _tell_choice(observers: Sequence[Observer], result: FitResult, chosen: Sequence[Tensor]) -> None:
+    """Let a replay know of the groups that were chosen after fine-tuning."""
+    record = Progress("strengths", "finetune", result.epochs, result.steps, applied=choice_record(chosen))
+    for observer in observers:
+        observer(record)
 
 
 def _judged(result: TrainResult, target: Target, measured: Mapping[str, float]) -> TrainResult:
     """The result with what it reached; TargetMissedError where that is not enough."""
     left = {name: measured.get(name, result.fit.left[name]) for name in target.left}
     result = replace(result, reached={**left, "drop": target.drop(result.metrics)})
-    missed = target.misses(left, result.metrics)
+    missed = [*target.misses(left, result.metrics), *_collapse(result.fit)]
     if missed:
         raise TargetMissedError(missed, result)
     return result
+
+
+def _collapse(fit: FitResult) -> list[str]:
+    """What a target's pressure did to a network that did not stand it, in words; else nothing."""
+    if fit.collapsed_step is None:
+        return []
+    kept = f"of epoch {fit.kept_epoch}" if fit.kept_epoch else "before training"
+    after = f"after step {fit.collapsed_step} the output was the same for every input"
+    return [f"{after}, so the weights {kept} are kept"]
 
 
 def _complete(options: RegularizeOptions, structures: object) -> RegularizeOptions:
@@ -263,6 +282,8 @@ def _complete(options: RegularizeOptions, structures: object) -> RegularizeOptio
             changes["structures"] = {"filter": 1.0}
     elif options.max_drop is not None:
         raise UsageError("--max-drop without a target limits nothing", "give --target macs=0.5 too")
+    elif options.replay is not None:
+        raise UsageError("--replay repeats a run with a target", "give the same --target as then too")
     options = RegularizeOptions.model_validate({**options.model_dump(), **changes})
     if not options.structures:
         raise UsageError(

@@ -48,12 +48,15 @@ class Controller(Protocol):
         """The penalty as it was last adjusted."""
         ...
 
-    def choose(self, parameters: Mapping[str, Tensor]) -> Sequence[Tensor]:
-        """For each weighted set, the groups (bool) that are zero from the fine-tuning on."""
+    def choose(self, parameters: Mapping[str, Tensor], step: int) -> Sequence[Tensor]:
+        """For each weighted set, the groups (bool) that are zero after ``step`` steps and from then on."""
         ...
 
-    def lacks(self, parameters: Mapping[str, Tensor]) -> bool:
-        """Whether what was chosen no longer meets the target; asked before each epoch of the fine-tuning."""
+    def lacks(self, parameters: Mapping[str, Tensor], step: int) -> bool:
+        """Whether what was chosen no longer meets the target, and is to be chosen anew after ``step`` steps.
+
+        Asked before each epoch of the fine-tuning but the first, and after the last.
+        """
         ...
 
     def state(self) -> dict[str, Any]:

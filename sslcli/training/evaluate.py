@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from sslcli.data.source import Split
 from sslcli.data.stream import stream
-from sslcli.errors import DataError, GraphError
+from sslcli.errors import DataError, GraphError, InputError, TargetError
 from sslcli.reference import describe
 from sslcli.training.task import Task, classification, is_constant, loss_of, metric_of
 from sslcli.training.world import ALONE, World
@@ -46,14 +47,24 @@ def evaluate(
         split: the samples.
         batch_size: samples per forward pass, over all processes.
         world: processes that share the work.
+
+    Raises:
+        TargetError: the loss is not finite.
+        InputError: the task's loss or metric is not what it should be, or the metric alone is not finite.
     """
-    return measure(model, task or classification(), split, batch_size=batch_size, world=world).metrics
+    metrics = measure(model, task or classification(), split, batch_size=batch_size, world=world).metrics
+    if not math.isfinite(metrics["loss"]):
+        raise TargetError(
+            f"the loss is {metrics['loss']} on {len(split)} samples: training diverged, or data are broken",
+            "look for such values in the samples, or train with a lower --lr",
+        )
+    return metrics
 
 
 def measure(
     model: nn.Module, task: Task, split: Split, *, batch_size: int = 256, world: World = ALONE
 ) -> Evaluation:
-    """``evaluate`` with what the training loop wants to know besides."""
+    """``evaluate`` with what the training loop wants to know besides; a loss may be NaN."""
     if len(split) == 0:
         raise DataError("there are no samples to evaluate on", "check the data set's splits")
     device = device_of(model)
@@ -63,8 +74,13 @@ def measure(
         mine = [part for indices in batches if len(part := indices[world.rank :: world.size])]
         for number, batch in enumerate(stream(split, mine)):
             with data_fit(first=number == 0):
-                sums += _batch_sums(model, task, to_device(batch, device))
+                sums += _batch_sums(model, task, to_device(batch, device), len(mine[number]))
     loss, metric, varied = world.sum(sums).tolist()
+    if math.isfinite(loss) and not math.isfinite(metric):
+        raise InputError(
+            f"the metric {task.metric_name} of the task {task.name} is {metric} over {len(split)} samples",
+            "return a finite value for each sample from the task's metric",
+        )
     metrics = {task.metric_name: metric / len(split), "loss": loss / len(split)}
     return Evaluation(metrics, len(split), constant=varied == 0 and len(split) > 1)
 
@@ -88,11 +104,11 @@ def data_fit(*, first: bool) -> Iterator[None]:
         ) from error
 
 
-def _batch_sums(model: nn.Module, task: Task, batch: tuple[Any, Any]) -> Tensor:
+def _batch_sums(model: nn.Module, task: Task, batch: tuple[Any, Any], samples: int) -> Tensor:
     inputs, targets = batch
     outputs = task.forward(model, like(inputs, model))
-    metric = metric_of(task, outputs, targets)
-    loss = loss_of(task, outputs, targets).double() * len(metric)
+    metric = metric_of(task, outputs, targets, samples)
+    loss = loss_of(task, outputs, targets).double() * samples
     return torch.stack([loss, metric.double().sum(), (~is_constant(outputs)).double()])
 
 

@@ -12,24 +12,47 @@ from sslcli.sparsity.penalty import WeightedSet, penalty
 from sslcli.sparsity.zeros import zero_groups
 
 
+class CollapsedError(TargetError):
+    """A network whose output no longer depends on its input.
+
+    Args:
+        step: after which that was noticed.
+        why: what is known of the cause, to follow the sentence.
+        hint: what to do next.
+    """
+
+    def __init__(self, step: int, why: str, hint: str) -> None:
+        super().__init__(
+            f"training collapsed: the output is the same for every input after step {step}{why}", hint
+        )
+        self.step = step
+
+
 def check_finite(
-    loss: float, step: int, lr: float, parameters: Mapping[str, Tensor], penalties: Sequence[WeightedSet]
+    loss: float, step: int, rate: str, parameters: Mapping[str, Tensor], penalties: Sequence[WeightedSet]
 ) -> None:
-    """Raise TargetError where the loss is NaN or infinite, naming the strength to lower."""
+    """Raise TargetError where the loss is NaN or infinite, naming the strength to lower.
+
+    Args:
+        loss: of some samples.
+        step: optimiser steps done.
+        rate: the option that gave the learning rate, and its value.
+        parameters: by name.
+        penalties: those whose strength the user gave.
+    """
     if math.isfinite(loss):
         return
     heaviest = _heaviest(parameters, penalties)
-    lower = f"lower --lr ({lr:g})"
+    lower = f"lower {rate}"
     if heaviest is not None:
-        lower = f"lower the strength of {_named(heaviest)}, or --lr ({lr:g})"
+        lower = f"lower the strength of {_named(heaviest)}, or {rate}"
     raise TargetError(f"training diverged: the loss is {loss} at step {step}", lower)
 
 
 def collapsed(
-    step: int, lr: float, parameters: Mapping[str, Tensor], penalties: Sequence[WeightedSet]
-) -> TargetError:
-    """The error of a network whose output no longer depends on its input."""
-    what = f"training collapsed: the output is the same for every input after step {step}"
+    step: int, rate: str, parameters: Mapping[str, Tensor], penalties: Sequence[WeightedSet]
+) -> CollapsedError:
+    """The error of a network whose output no longer depends on its input; arguments as above."""
     dead = [
         weighted
         for weighted, zeros in zip(
@@ -38,13 +61,11 @@ def collapsed(
         if weighted.strength > 0 and bool(zeros.all())
     ]
     if not dead:
-        return TargetError(what, f"lower --lr ({lr:g})")
+        return CollapsedError(step, "", f"lower {rate}")
     worst = max(dead, key=lambda weighted: weighted.strength)
     group_set = worst.group_set
-    return TargetError(
-        f"{what}, and every {group_set.structure} group of {group_set.label} is zero",
-        f"lower the strength of {_named(worst)}",
-    )
+    why = f", and every {group_set.structure} group of {group_set.label} is zero"
+    return CollapsedError(step, why, f"lower the strength of {_named(worst)}")
 
 
 def _heaviest(parameters: Mapping[str, Tensor], penalties: Sequence[WeightedSet]) -> WeightedSet | None:

@@ -17,6 +17,7 @@ from sslcli.sparsity.penalty import WeightedSet
 from sslcli.sparsity.zeros import count_zeros
 from sslcli.training.control import Controller
 from sslcli.training.evaluate import mode, to_device
+from sslcli.training.failure import CollapsedError
 from sslcli.training.keeper import Keeper, options_identity
 from sslcli.training.progress import Observer, Progress
 from sslcli.training.recalibrate import recalibrate
@@ -24,7 +25,7 @@ from sslcli.training.run import Run, Watch
 from sslcli.training.settings import torch_settings_kept
 from sslcli.training.signals import requests
 from sslcli.training.state import digest
-from sslcli.training.task import Task, classification
+from sslcli.training.task import Task, check_teacher, classification
 from sslcli.training.world import ALONE, World
 
 _RECALIBRATION_BATCHES = 50
@@ -45,6 +46,8 @@ class FitResult:
         strengths: by structure, at the end of the penalised phase.
         history: the record of every epoch, as JSON values.
         resumed_step: the step from which this process continued, 0 where it began.
+        collapsed_step: where a controller pressed until the output was the same for every input: the step
+            after which that was noticed; the weights are those of the last epoch before.
     """
 
     metrics: dict[str, float]
@@ -57,6 +60,7 @@ class FitResult:
     strengths: dict[str, float]
     history: tuple[dict[str, Any], ...]
     resumed_step: int = 0
+    collapsed_step: int | None = None
 
 
 def fit(
@@ -100,10 +104,11 @@ def fit(
         world: processes that train together.
 
     Raises:
-        TargetError: the loss is not finite, or the network collapsed.
+        TargetError: the loss is not finite, or the network collapsed without a controller.
         Interrupted: a signal asked to stop; the state is kept.
-        UsageError: the state is of another run.
+        UsageError: the state is of another run, or the task says nothing of teachers and there is one.
     """
+    check_teacher(task, teacher)
     task = task or classification(options.label_smoothing)
     whole_identity = {
         **options_identity(options),
@@ -139,25 +144,31 @@ def fit(
     ):
         run.start(world.share(keeper.find() if world.writes else None))
         resumed_step = run.step
-        while run.step < run.course.steps:
-            run.advance()
-            keeper.after_step(run, asked)
+        try:
+            while run.step < run.course.steps:
+                run.advance()
+                keeper.after_step(run, asked)
+        except CollapsedError as error:
+            if controller is None:
+                raise
+            run.fall_back()
+            return _finish(run, resumed_step, error.step)
         return _finish(run, resumed_step)
 
 
-def _finish(run: Run, resumed_step: int) -> FitResult:
-    last = run.history[-1]
+def _finish(run: Run, resumed_step: int, collapsed_step: int | None = None) -> FitResult:
+    last = run.course.place(run.step - 1)
     if run.best is not None:
         run.model.load_state_dict(run.best.model)
     if run.options.recalibrate:
         _recalibrate(run)
-    metrics = run.best.metrics if run.best is not None else last["metrics"]
+    metrics = run.best.metrics if run.best is not None else run.history[-1]["metrics"]
     evaluation = run.evaluate() if run.options.recalibrate else None
     penalised = [record["strengths"] for record in run.history if record["strengths"]]
     result = FitResult(
         metrics=evaluation.metrics if evaluation is not None else metrics,
-        kept_epoch=run.best.epoch if run.best is not None else run.course.epochs,
-        epochs=run.course.epochs,
+        kept_epoch=run.best.epoch if run.best is not None else last.epoch + 1,
+        epochs=last.epoch + 1,
         steps=run.step,
         seconds=run.report.seconds,
         zero_groups=count_zeros(run.parameters, run.watched),
@@ -165,11 +176,12 @@ def _finish(run: Run, resumed_step: int) -> FitResult:
         strengths=penalised[-1] if penalised else {},
         history=tuple(run.history),
         resumed_step=resumed_step,
+        collapsed_step=collapsed_step,
     )
     run.report.tell(
         Progress(
             "end",
-            last["phase"],
+            last.phase.name,
             result.epochs,
             result.steps,
             metrics=result.metrics,

@@ -18,7 +18,8 @@ class Progress:
 
     Args:
         kind: start: the run begins or continues; step: now and then within an epoch; epoch: at its end;
-            control: the controller changed the strengths; end: the run is over.
+            control: the controller was asked for strengths; strengths: what it changed, exactly;
+            end: the run is over.
         phase: train, sparse or finetune.
         epoch: epochs done (at a step: with fraction).
         step: optimiser steps done.
@@ -34,9 +35,10 @@ class Progress:
         images_per_s: training throughput since the epoch began.
         seconds: time spent in training, over resumes.
         seconds_left: estimate, None before there is one.
+        applied: of strengths: what a replay needs (see ``strengths.py``).
     """
 
-    kind: Literal["start", "step", "epoch", "control", "end"]
+    kind: Literal["start", "step", "epoch", "control", "strengths", "end"]
     phase: str
     epoch: float
     step: int
@@ -52,10 +54,15 @@ class Progress:
     images_per_s: float | None = None
     seconds: float = 0.0
     seconds_left: float | None = None
+    applied: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return dataclasses.asdict(self)
+        """As JSON values; of strengths only what a replay needs."""
+        if self.kind == "strengths":
+            return {"kind": self.kind, "phase": self.phase, "step": self.step, **self.applied}
+        values = dataclasses.asdict(self)
+        del values["applied"]
+        return values
 
 
 class Observer(Protocol):
@@ -87,7 +94,7 @@ class MetricsFile:
             self._append(progress.to_dict())
 
     def _rewind(self, step: int) -> None:
-        kept = [line for line in self._lines() if step > 0 and _step_of(line) in range(step + 1)]
+        kept = [line for line in self._lines() if step > 0 and _is_before(line, step)]
         if not kept:  # the first record makes the file, so that a run that fails before it leaves none
             self._remove()
             return
@@ -115,10 +122,14 @@ class MetricsFile:
             raise output_error(self.path, error) from error
 
 
-def _step_of(line: str) -> int | None:
+def _is_before(line: str, step: int) -> bool:
+    """Whether a run that goes on after ``step`` steps will not write this line again."""
     try:
         record = json.loads(line)
     except ValueError:
-        return None
-    step = record.get("step") if isinstance(record, dict) else None
-    return step if isinstance(step, int) and record.get("kind") != "end" else None
+        return False
+    there = record.get("step") if isinstance(record, dict) else None
+    if not isinstance(there, int) or record.get("kind") == "end":
+        return False
+    # an epoch is told after its last step, a controller's doing before the next one
+    return there < step or (there == step and record.get("kind") == "epoch")

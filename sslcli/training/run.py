@@ -20,13 +20,14 @@ from sslcli.sparsity.zeros import count_zeros, zero_groups, zero_masks
 from sslcli.training.control import Controller, Signs
 from sslcli.training.course import Place, plan_course
 from sslcli.training.evaluate import Evaluation, data_fit, device_of, like, measure, to_device
-from sslcli.training.failure import check_finite, collapsed
+from sslcli.training.failure import CollapsedError, check_finite, collapsed
 from sslcli.training.optimizer import prox_step_size
 from sslcli.training.progress import Observer, Progress
 from sslcli.training.report import Reporter, strengths_by_name
 from sslcli.training.schedule import lr_factor
 from sslcli.training.state import RunState
 from sslcli.training.step import Stepper
+from sslcli.training.strengths import Recorder, choice_record, described
 from sslcli.training.task import Task, is_constant
 from sslcli.training.world import World
 
@@ -44,6 +45,14 @@ class Best:
     metric: float
     epoch: int
     metrics: dict[str, float]
+    model: dict[str, Any]
+
+
+@dataclass
+class Sound:
+    """The last epoch at whose end the output still depended on the input; epoch 0: before training."""
+
+    epoch: int
     model: dict[str, Any]
 
 
@@ -99,15 +108,19 @@ class Run:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.frozen: list[Tensor] | None = None
         self.best: Best | None = None
+        self.sound: Sound | None = None
         self.history: list[dict[str, Any]] = []
         self._coming: Iterator[tuple[Any, Any]] | None = None
         self._next = (0, 0)
         self._constant_before = False
+        self._recorder = Recorder()
 
     def start(self, state: RunState | None) -> None:
         """Begin, or go on from ``state``."""
         if state is not None:
             self._restore(state)
+        if self.controller is not None and self.sound is None:
+            self.sound = Sound(0, self._weights())
         self._first = self.step
         self.report.start(self.step, state.seconds if state is not None else 0.0)
         place = self.course.place(min(self.step, self.course.steps - 1))
@@ -135,7 +148,7 @@ class Run:
         ):
             self.controller.look(self.parameters)
         self.loss_sum += loss
-        self._look(outputs, lr)
+        self._look(outputs, place)
         if place.ends_epoch:
             self._end_epoch(place, lr)
         elif self.report.due():
@@ -152,6 +165,7 @@ class Run:
             loss_sum=float(self.loss_sum),
             frozen=self.frozen,
             best=None if self.best is None else vars(self.best),
+            sound=None if self.sound is None else vars(self.sound),
             history=self.history,
             controller=self.controller.state() if self.controller is not None else {},
             seconds=self.report.seconds,
@@ -163,10 +177,12 @@ class Run:
         self.loss_sum.fill_(state.loss_sum)
         self.frozen = state.frozen
         self.best = None if state.best is None else Best(**state.best)
+        self.sound = None if state.sound is None else Sound(**state.sound)
         self.history = state.history
         if self.controller is not None:
             self.controller.restore(state.controller)
             self.penalties = list(self.controller.penalties())
+            self._recorder = Recorder(self.penalties if self.step else None)
         if 0 < self.step < self.course.steps:
             place = self.course.place(self.step)
             if not place.first:
@@ -180,22 +196,24 @@ class Run:
         if place.phase.frozen:
             self.frozen = zero_groups(self.parameters, self.watched)
             if self.controller is not None and place.phase.name == "finetune":
-                self._choose(self.controller, self.frozen)
+                self._choose(place, self.controller, self.frozen)
         self.stepper.reset_optimizer()
         self.best = None
         self._apply(place)
 
-    def _choose(self, controller: Controller, frozen: list[Tensor]) -> None:
-        chosen = controller.choose(self.parameters)
+    def _choose(self, place: Place, controller: Controller, frozen: list[Tensor]) -> None:
+        chosen = controller.choose(self.parameters, self.step)
         frozen[: len(chosen)] = list(chosen)
+        self._tell_applied(place, choice_record(chosen))
 
     def _make_up(self, place: Place) -> None:
         """Hold further groups at zero where the target is missed by now; earlier epochs count no more."""
-        if self.controller is None or self.frozen is None or not self.controller.lacks(self.parameters):
+        if self.controller is None or self.frozen is None:
             return
-        self._choose(self.controller, self.frozen)
-        self.best = None
-        self._apply(place)
+        if self.controller.lacks(self.parameters, self.step):
+            self._choose(place, self.controller, self.frozen)
+            self.best = None
+            self._apply(place)
 
     def _apply(self, place: Place) -> None:
         self.stepper.penalise(self.penalties if place.phase.penalised else ())
@@ -217,6 +235,16 @@ class Run:
         self.stepper.penalise(self.penalties)
         now = strengths_by_name(self.penalties)
         self.report.tell(Progress("control", place.phase.name, place.phase_epoch, self.step, strengths=now))
+        changes = self._recorder.changes(self.penalties)
+        if place.first:
+            sets = described([weighted.group_set for weighted in self.penalties])
+            changes["run"] = {"every": self.controller.every, "steps": place.phase.steps, "sets": sets}
+        if changes:
+            self._tell_applied(place, changes)
+
+    def _tell_applied(self, place: Place, applied: dict[str, Any]) -> None:
+        """What the controller did, for a replay."""
+        self.report.tell(Progress("strengths", place.phase.name, place.epoch, self.step, applied=applied))
 
     def _factor(self, place: Place) -> float:
         """What the schedule makes of the strengths at a place."""
@@ -244,26 +272,24 @@ class Run:
         """The seed of everything random inside the model at one step."""
         return key(self.seed, place.epoch, place.batch * self.world.size + self.world.rank) >> 1
 
-    def _look(self, outputs: Any, lr: float) -> None:
+    def _look(self, outputs: Any, place: Place) -> None:
         """Stop a run that cannot come to any good; all processes see the same and stop alike."""
         waits = self.device.type == "cuda" or self.world.size > 1
         if not waits or self.step % _LOOK_WAITING == 0:
-            check_finite(
-                float(self.world.sum(self.loss_sum.clone())), self.step, lr, self.parameters, self.penalties
-            )
+            self._require_finite(float(self.world.sum(self.loss_sum.clone())), place)
         if self.step % _LOOK_OUTPUTS == 0:
             constant = bool(self.world.sum((~is_constant(outputs)).float()) == 0)
             if constant and self._constant_before:
-                raise collapsed(self.step, lr, self.parameters, self.penalties)
+                raise self._collapsed(place)
             self._constant_before = constant
 
     def _end_epoch(self, place: Place, lr: float) -> None:
         loss = float(self.world.sum(self.loss_sum)) / self.world.size / (place.batch + 1)
         self.loss_sum.zero_()
-        check_finite(loss, self.step, lr, self.parameters, self.penalties)
+        self._require_finite(loss, place)
         evaluation = self.evaluate()
         if evaluation is not None and evaluation.constant:
-            raise collapsed(self.step, lr, self.parameters, self.penalties)
+            raise self._collapsed(place)
         metrics = evaluation.metrics if evaluation is not None else {}
         record = Progress(
             "epoch",
@@ -293,15 +319,39 @@ class Run:
             return None
         self.world.share_buffers(self.model)
         size = max(self.batch_size, 256)
-        return measure(self.model, self.task, self.data.validation, batch_size=size, world=self.world)
+        found = measure(self.model, self.task, self.data.validation, batch_size=size, world=self.world)
+        self._require_finite(found.metrics["loss"], self.course.place(max(self.step, 1) - 1))
+        return found
+
+    def fall_back(self) -> None:
+        """Keep the weights of the last sound epoch."""
+        assert self.sound is not None  # as with every controller
+        self.model.load_state_dict(self.sound.model)
+        evaluation = self.evaluate()
+        metrics = evaluation.metrics if evaluation is not None else {}
+        self.best = Best(metrics.get(self.task.metric_name, 0.0), self.sound.epoch, metrics, self.sound.model)
+
+    def _require_finite(self, loss: float, place: Place) -> None:
+        check_finite(loss, self.step, _rate(place, self.options), self.parameters, self._given())
+
+    def _collapsed(self, place: Place) -> CollapsedError:
+        return collapsed(self.step, _rate(place, self.options), self.parameters, self._given())
+
+    def _given(self) -> Sequence[WeightedSet]:
+        """The penalties whose strength the user gave."""
+        return () if self.controller is not None else self.penalties
+
+    def _weights(self) -> dict[str, Any]:
+        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def _remember(self, place: Place, metrics: dict[str, float]) -> None:
+        if self.controller is not None:
+            self.sound = Sound(place.epoch + 1, self._weights())
         if self.options.keep != "best" or not metrics:
             return
         metric = metrics[self.task.metric_name]
         if self.best is None or metric > self.best.metric:
-            weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-            self.best = Best(metric, place.epoch + 1, metrics, weights)
+            self.best = Best(metric, place.epoch + 1, metrics, self._weights())
 
     def _tell_step(self, place: Place, lr: float) -> None:
         self.report.tell(
@@ -315,3 +365,10 @@ class Run:
                 strengths=self.strengths_at(place),
             )
         )
+
+
+def _rate(place: Place, options: TrainOptions) -> str:
+    """The option that the learning rate of a place comes from, and its value."""
+    own = isinstance(options, RegularizeOptions) and options.finetune_lr is not None
+    name = "--finetune-lr" if own and place.phase.name == "finetune" else "--lr"
+    return f"{name} ({place.phase.lr:g})"

@@ -32,6 +32,7 @@ class RunState:
         loss_sum: sum of this epoch's losses so far.
         frozen: for each set held at zero, the groups (bool); None before any is held.
         best: metric, epoch and state dict of the best epoch so far, or None.
+        sound: epoch and state dict of the last sound epoch, or None without a controller.
         history: the epochs' records.
         controller: the controller's state, empty without one.
         seconds: spent in training so far.
@@ -47,6 +48,7 @@ class RunState:
     best: dict[str, Any] | None
     history: list[dict[str, Any]]
     controller: dict[str, Any] = field(default_factory=dict)
+    sound: dict[str, Any] | None = None
     seconds: float = 0.0
 
 

@@ -17,7 +17,7 @@ from sslcli.sparsity.solvers import Prox, Subgradient
 from sslcli.sparsity.zeros import Freeze
 from sslcli.training.layout import ChannelsLast
 from sslcli.training.optimizer import build_optimizer, prox_step_size, set_lr
-from sslcli.training.task import Task, loss_of
+from sslcli.training.task import Task, distillation_of, learned_loss
 
 Solver = Prox | Subgradient
 
@@ -123,13 +123,14 @@ class Stepper:
             self.solver.threshold(self.options.element_threshold)
 
     def _loss(self, outputs: Any, inputs: Any, targets: Any) -> Tensor:
-        loss = loss_of(self.task, outputs, targets)
-        if self.teacher is None or self.task.distill is None:
+        loss = learned_loss(self.task, outputs, targets)
+        if self.teacher is None:
             return loss
         with torch.no_grad():
             taught = self.task.forward(self.teacher, inputs)
         share = self.options.teacher_weight
-        return (1 - share) * loss + share * self.task.distill(outputs, taught, self.options.temperature)
+        distance = distillation_of(self.task, outputs, taught, self.options.temperature)
+        return (1 - share) * loss + share * distance
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.precision is None:

@@ -10,10 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslcli.errors import DataError, InputError, kind_of
+from sslcli.errors import DataError, InputError, UsageError, kind_of
 
 # The weight of auxiliary heads' losses in the networks that have them (Szegedy et al. 2015).
 _AUXILIARY = 0.3
+
+# What stands beside a metric in records and in `evaluate --json`, where its name is a key.
+TAKEN_NAMES = ("schema", "source", "data", "split", "samples", "metrics", "seconds", "made", "loss")
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -32,6 +35,9 @@ class Task:
         metric_name: what the mean of ``metric`` is called.
         distill: (outputs, teacher's outputs, temperature) -> scalar, or None where a teacher cannot be used.
         forward: (model, inputs) -> outputs.
+
+    Raises:
+        InputError: the metric's name is taken by something that stands beside it.
     """
 
     name: str
@@ -41,26 +47,74 @@ class Task:
     distill: Callable[[Any, Any, float], Tensor] | None = None
     forward: Callable[[nn.Module, Any], Any] = call
 
+    def __post_init__(self) -> None:
+        if self.metric_name in TAKEN_NAMES:
+            raise InputError(
+                f"the metric of the task {self.name} is called {self.metric_name}, which is taken",
+                f"choose another metric_name than {', '.join(TAKEN_NAMES)}",
+            )
+
 
 def loss_of(task: Task, outputs: Any, targets: Any) -> Tensor:
-    """The task's loss of a batch; InputError where it is no scalar, which is the task's fault."""
-    loss = task.loss(outputs, targets)
-    if isinstance(loss, Tensor) and loss.dim() == 0:
-        return loss
+    """The task's loss of a batch; InputError where it is no scalar tensor, which is the task's fault."""
+    return _scalar(task, "loss", task.loss(outputs, targets))
+
+
+def learned_loss(task: Task, outputs: Any, targets: Any) -> Tensor:
+    """``loss_of`` to learn by; InputError where it does not lead back to the model's weights."""
+    loss = loss_of(task, outputs, targets)
+    if not loss.requires_grad:
+        raise InputError(
+            f"the loss of the task {task.name} has no gradient, so nothing can be learned by it",
+            "compute it from the outputs, without detach() or torch.no_grad()",
+        )
+    return loss
+
+
+def distillation_of(task: Task, outputs: Any, taught: Any, temperature: float) -> Tensor:
+    """The distance from the teacher's outputs; InputError where it is no scalar tensor."""
+    assert task.distill is not None  # check_teacher has seen to it
+    return _scalar(task, "distill", task.distill(outputs, taught, temperature))
+
+
+def check_teacher(task: Task | None, teacher: object) -> None:
+    """Refuse a teacher where the task does not say how to learn from one.
+
+    Args:
+        task: None: classification, which does.
+        teacher: the model or its name; None: there is none.
+
+    Raises:
+        UsageError: there is a teacher, and the task has no ``distill``.
+    """
+    if teacher is not None and task is not None and task.distill is None:
+        raise UsageError(
+            f"the task {task.name} says nothing of teachers",
+            "give it a distill(outputs, taught, temperature), or leave --teacher out",
+        )
+
+
+def metric_of(task: Task, outputs: Any, targets: Any, samples: int) -> Tensor:
+    """The task's metric of a batch; InputError where it is not one value for each of its ``samples``."""
+    metric = task.metric(outputs, targets)
+    if isinstance(metric, Tensor) and metric.shape == (samples,):
+        return metric
     raise InputError(
-        f"the loss of the task {task.name} is {_kind(loss)}, not a scalar",
-        "return a scalar from the task's loss, such as the mean over the samples",
+        f"the metric of the task {task.name} is {_kind(metric)} on {samples} samples, "
+        f"not a value for each, of shape ({samples},)",
+        "return a tensor of shape (samples,) from the task's metric",
     )
 
 
-def metric_of(task: Task, outputs: Any, targets: Any) -> Tensor:
-    """The task's metric of a batch; InputError where it has no value for each sample."""
-    metric = task.metric(outputs, targets)
-    if isinstance(metric, Tensor) and metric.dim() > 0:
-        return metric
+def _scalar(task: Task, function: str, value: object) -> Tensor:
+    if isinstance(value, Tensor) and value.dim() == 0:
+        return value
+    made = isinstance(value, int | float)
     raise InputError(
-        f"the metric of the task {task.name} is {_kind(metric)}, not a value for each sample",
-        "return a tensor of shape (samples,) from the task's metric",
+        f"the {function} of the task {task.name} is {_kind(value)}, not a scalar tensor",
+        "return the tensor itself, since a number made of it has no gradient"
+        if made
+        else f"return a scalar from the task's {function}, such as the mean over the samples",
     )
 
 

@@ -61,6 +61,9 @@ CODE = """
     def one_metric():
         return sslcli.Task("one metric", F.cross_entropy, lambda *pair: right(*pair).mean())
 
+    def plain():
+        return sslcli.Task("plain", F.cross_entropy, right)
+
     def number():
         return 3
 """
@@ -270,3 +273,19 @@ def test_an_output_that_is_given_twice_is_refused(capfd):
     assert "--json is given twice; give it once" in said
     said = refused(capfd, 2, "prune", *NET, "-o", "a.pt2", "--output", "b.pt2")
     assert "--output is given twice" in said
+
+
+def test_a_run_does_not_replay_the_course_that_it_writes(capfd, folder):
+    (folder / "x.metrics.jsonl").write_text("")
+    rest = [*DATA, "--target", "macs=0.5", "--replay", "x.metrics.jsonl"]
+    said = refused(capfd, 2, "regularize", *NET, *rest, "-o", "x.pt2")
+    assert "x.metrics.jsonl, is what this run writes anew; name another output" in said
+    missing = refused(capfd, 3, "regularize", *NET, *DATA, "--replay", "y.jsonl", "-o", "x.pt2")
+    assert "the course to replay y.jsonl does not exist" in missing
+
+
+def test_a_teacher_of_a_task_that_knows_none_is_refused_before_training(capfd):
+    rest = [*DATA, "--task", "code.py:plain", "--teacher", "arch:lenet", "-o", "x.pt2"]
+    said = refused(capfd, 2, "train", *NET, *rest)
+    assert "the task plain says nothing of teachers; give it a distill(" in said
+    assert left_behind() == []

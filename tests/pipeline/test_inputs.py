@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 import torch
 
@@ -124,7 +126,8 @@ def images(tmp_path):
     return f"imagefolder:{tmp_path / 'images'}"
 
 
-def test_what_is_assumed_of_image_folders_is_said(images, caplog):
+def test_what_is_assumed_of_image_folders_is_said(images, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("sslcli"), "propagate", True)  # a command before this ended it
     load_data(options(data=images), Record(), 0, None)
     assert "are resized to 3x224x224; --input-shape" in caplog.text
     assert "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225" in caplog.text

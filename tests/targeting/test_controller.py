@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from sslcli.errors import UsageError
 from sslcli.options.training import RegularizeOptions
 from sslcli.surgery import prune
 from sslcli.targeting import TargetMissedError, regularize
-from sslcli.training.evaluate import evaluate
+from sslcli.training.evaluate import evaluate, measure
 from sslcli.training.progress import MetricsFile
 from sslcli.training.state import write_state
 
@@ -114,3 +115,26 @@ def test_a_target_can_continue_to_the_same_bits(trained, data, example, tmp_path
 def test_a_limit_on_the_drop_needs_a_target(trained, data, example):
     with pytest.raises(UsageError, match="without a target"):
         regularize(trained, example, data, structures={"filter": 1.0}, options=options(max_drop=1.0))
+
+
+@pytest.mark.parametrize(("sound", "kept"), [(0, "before training"), (2, "of epoch 2")])
+def test_a_collapse_under_the_target_keeps_the_last_sound_epoch(
+    sound, kept, trained, data, example, monkeypatch
+):
+    seen = []
+
+    def constant_from(*arguments, **values):
+        found = measure(*arguments, **values)
+        seen.append(found.metrics)
+        return replace(found, constant=len(seen) > sound)
+
+    monkeypatch.setattr("sslcli.training.run.measure", constant_from)
+    chosen = options(epochs=3, finetune_epochs=1, target={"macs": 0.001}, max_drop=0.0)
+    with pytest.raises(TargetMissedError, match=r"macs is [01]\.\d+ and may be 0\.001") as raised:
+        regularize(trained, example, data, options=chosen, batch_size=16)
+    assert f"after step {6 * sound + 6} the output was the same for every input" in str(raised.value)
+    assert f"so the weights {kept} are kept" in str(raised.value)
+    nearest = raised.value.nearest
+    expected = evaluate(trained, None, data.validation) if sound == 0 else seen[sound - 1]
+    assert nearest.metrics == evaluate(nearest.model, None, data.validation) == expected
+    assert nearest.reached["macs"] == nearest.fit.left["macs"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from sslcli.errors import DeviceError, TargetError
 from sslcli.options.training import RegularizeOptions, TrainOptions
 from sslcli.sparsity.penalty import WeightedSet
 from sslcli.sparsity.zeros import zero_groups
+from sslcli.training.evaluate import measure
 from sslcli.training.loop import fit
 
 
@@ -154,6 +156,21 @@ def test_collapse_names_the_strength_to_lower(net, data, sets):
     with pytest.raises(TargetError, match=r"collapsed.*shape group") as raised:
         fit(net, None, data, sparse(), batch_size=16, penalties=penalties)
     assert "lower the strength of shape (5 on conv" in str(raised.value)
+
+
+@pytest.mark.parametrize(("epoch", "lower"), [(2, "lower --lr (0.05)"), (4, "lower --finetune-lr (0.02)")])
+def test_a_collapse_names_the_learning_rate_as_it_was_given(epoch, lower, net, data, sets, monkeypatch):
+    seen = []
+
+    def constant_in(*arguments, **values):
+        seen.append(True)
+        return replace(measure(*arguments, **values), constant=len(seen) == epoch)
+
+    monkeypatch.setattr("sslcli.training.run.measure", constant_in)
+    chosen = RegularizeOptions(epochs=3, lr=0.05, finetune_epochs=2, finetune_lr=0.02)
+    with pytest.raises(TargetError, match="training collapsed") as raised:
+        fit(net, None, data, chosen, batch_size=16, penalties=[WeightedSet(sets(net, "filter")[0], 1e-5)])
+    assert raised.value.hint == lower
 
 
 def test_a_teacher_is_followed(make_net, data):
