@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from sslcli.checkpoint import Checkpoint, Record
     from sslcli.data import DataSource
+    from sslcli.options.prune import PruneOptions
     from sslcli.plan import Plan
     from sslcli.surgery import PruneResult
 
@@ -38,8 +39,8 @@ def prune(request: Request, observers: Observers = ()) -> results.PruneResult:
     output, chosen = check_output(request), request.settings
     with lock_output(output, [plan_path(output), nearest_path(output)]), inputs.threads(chosen.run.threads):
         loaded = inputs.load_model(request.source, chosen.model, chosen.run.seed, chosen.data)
-        source = _data(request, loaded)
         options = chosen.step
+        source = _data(request, loaded, needed=bool(options.recalibrate) or _learns_importance(options))
         try:
             pruned = remove(
                 loaded.model,
@@ -61,10 +62,11 @@ def prune(request: Request, observers: Observers = ()) -> results.PruneResult:
             raise TargetError(error.what, f"{error.hint}; the nearest model is {path}") from error
         if options.recalibrate:
             _recalibrate(pruned.model, _needed(source), options.recalibrate, request)
+        metrics = _test_metrics(request, pruned, source)
         record = _pruned_record(request, loaded, pruned)
         checkpoint.save(pruned.model, output, example=pruned.example, record=record)
         _write_plan(output, pruned.plan)
-        return _prune_result(request, output, pruned, source)
+        return _prune_result(request, output, pruned, metrics)
 
 
 def export(request: Request, observers: Observers = ()) -> results.ExportResult:
@@ -132,7 +134,7 @@ def _sensitivity(request: Request, loaded: Checkpoint) -> dict[str, Any]:
         return {}
     from sslcli.targeting.sensitivity import sensitivity
 
-    source = _data(request, loaded)
+    source = _data(request, loaded, needed=True)
     if source is None:
         raise InputError("--sensitivity needs data", "name it with --data")
     task = load_task(chosen.step.task)
@@ -196,9 +198,10 @@ def plan_path(output: Path) -> Path:
     return output.with_name("plan.json" if output.name == "model.pt2" else f"{output.stem}.plan.json")
 
 
-def _data(request: Request, loaded: Checkpoint) -> DataSource | None:
+def _data(request: Request, loaded: Checkpoint, *, needed: bool) -> DataSource | None:
+    """The data set that is named; where the job needs one, else the one that the model's record names."""
     chosen = request.settings
-    if chosen.data.data is None:
+    if chosen.data.data is None and not (needed and loaded.record.data is not None):
         return None
     return inputs.load_data(chosen.data, loaded.record, chosen.run.seed, inputs.input_shape_of(loaded))
 
@@ -209,8 +212,13 @@ def _needed(source: DataSource | None) -> DataSource:
     return source
 
 
+def _learns_importance(options: PruneOptions) -> bool:
+    """Whether what a group is worth is told from data."""
+    return options.importance == "taylor" and bool(options.target)
+
+
 def _scores(request: Request, loaded: Checkpoint, source: DataSource | None) -> dict[str, Tensor] | None:
-    if request.settings.step.importance == "magnitude" or not request.settings.step.target:
+    if not _learns_importance(request.settings.step):
         return None
     from sslcli.pipeline.importance import taylor
 
@@ -269,21 +277,28 @@ def _write_plan(output: Path, plan: Plan) -> None:
         temporary.write_text(json.dumps(plan.to_json()) + "\n")
 
 
+def _test_metrics(
+    request: Request, pruned: PruneResult, source: DataSource | None
+) -> dict[str, dict[str, float]]:
+    """On the test split, where there is one; before anything is written, since data may not fit the task."""
+    from sslcli.training.evaluate import evaluate
+
+    if source is None or source.test is None:
+        return {}
+    return {"test": evaluate(pruned.model, load_task(request.settings.step.task), source.test)}
+
+
 def _prune_result(
-    request: Request, output: Path, pruned: PruneResult, source: DataSource | None
+    request: Request, output: Path, pruned: PruneResult, metrics: dict[str, dict[str, float]]
 ) -> results.PruneResult:
     from sslcli import checkpoint
     from sslcli.checkpoint.outputs import run_in_eval
-    from sslcli.training.evaluate import evaluate
 
     report = pruned.report
     again = checkpoint.load(output, arch=inputs.code_arch(request.settings.model))
     pairs = zip(
         run_in_eval(pruned.model, pruned.example), run_in_eval(again.model, pruned.example), strict=True
     )
-    metrics = {}
-    if source is not None and source.test is not None:
-        metrics["test"] = evaluate(pruned.model, load_task(request.settings.step.task), source.test)
     return results.PruneResult(
         source=request.source,
         output=str(output),
