@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from sslcli.pipeline import cache, jobs
 from sslcli.pipeline.command_line import command_line, now, run_command_line
 from sslcli.pipeline.events import SILENT, Observers, StepEvent
 from sslcli.pipeline.globs import check_globs
+from sslcli.pipeline.outputs import written as written_by
 from sslcli.pipeline.presence import check_model, missing
 from sslcli.pipeline.request import Request
 from sslcli.pipeline.results import Made, RunResult, StepOutcome
@@ -99,6 +100,16 @@ def plan_run(recipe: Recipe, folder: Path, *, force: bool = False) -> RunResult:
         state = "cached" if record else "to run"
         outcomes.append(_outcome(step, state, 0.0, place, reason=reason))
     return RunResult(str(recipe.file), str(folder), True, 0.0, outcomes)
+
+
+def written(recipe: Recipe, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Every file that a run may write: what it is called, and where it goes."""
+    yield "the run's record", folder / "run.json"
+    yield "the report", folder / "report.html"
+    for step in recipe.steps:
+        yield "the record of a step", folder / step.id / cache.STEP_FILE
+        for name, path in written_by(_request(recipe, step, folder)):
+            yield name if name[:2] != "--" else f"the {name[2:]} of step {step.id}", path
 
 
 def _check_present(recipe: Recipe) -> None:

@@ -13,7 +13,7 @@ from sslcli.files import atomic_output, lock_output, read_bounded
 from sslcli.options.common import DataOptions, ModelOptions, RunOptions
 from sslcli.options.steps import Settings
 from sslcli.pipeline import inputs, results
-from sslcli.pipeline.outputs import check_output, nearest_path, planned
+from sslcli.pipeline.outputs import check_output, nearest_path, plan_path, planned
 from sslcli.pipeline.request import Request
 from sslcli.pipeline.shape import as_row, shape_of_model, shape_of_onnx
 from sslcli.pipeline.tasks import load_task
@@ -191,11 +191,6 @@ def onnx_record(path: Path) -> Record:
     model = read_onnx(path)
     text = next((entry.value for entry in model.metadata_props if entry.key == "sslcli"), None)
     return Record() if text is None else Record.from_json(text, str(path))
-
-
-def plan_path(output: Path) -> Path:
-    """Where the plan is written as JSON: beside the model."""
-    return output.with_name("plan.json" if output.name == "model.pt2" else f"{output.stem}.plan.json")
 
 
 def _data(request: Request, loaded: Checkpoint, *, needed: bool) -> DataSource | None:
@@ -376,4 +371,4 @@ def _read_plan(path: Path) -> Any:
     return data
 
 
-__all__ = ["apply_plan", "export", "inspect", "onnx_record", "plan_path", "prune"]
+__all__ = ["apply_plan", "export", "inspect", "onnx_record", "prune"]

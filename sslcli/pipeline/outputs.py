@@ -1,4 +1,4 @@
-"""What may be written where: an output of other origin is not replaced without ``--force``.
+"""What is written where, and what may be: an output of other origin is not replaced without ``--force``.
 
 A product of the same command from the same model may be replaced, so that ``make`` can rebuild a target
 whose prerequisites changed; anything else that stands there is somebody's work.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,50 @@ def check_output(request: Request) -> Path:
 def nearest_path(output: Path) -> Path:
     """Where the nearest model is kept if a target is missed."""
     return output.with_name(f"{output.stem}.nearest.pt2")
+
+
+def plan_path(output: Path) -> Path:
+    """Where the plan is written as JSON: beside the model."""
+    return output.with_name("plan.json" if output.name == "model.pt2" else f"{output.stem}.plan.json")
+
+
+def state_path(output: Path) -> Path:
+    """Where the state of a run is kept until its output is written."""
+    return output.with_name(f".{output.name}.state")
+
+
+def metrics_path(output: Path) -> Path:
+    """Where the course of a run is kept: beside the output, ``metrics.jsonl`` in a step's own folder."""
+    name = "metrics.jsonl" if output.name == "model.pt2" else f"{output.stem}.metrics.jsonl"
+    return output.with_name(name)
+
+
+def weights_path(output: Path) -> Path:
+    """Where ``lowering.files.data_file`` puts the weights of a large ONNX model; told without torch."""
+    return output.with_name(f"{output.name}.data")
+
+
+def written(request: Request) -> Iterator[tuple[str, Path]]:
+    """Every file that a job may write: what it is called, and where it goes."""
+    output, step = request.output, request.settings.step
+    if output is not None:
+        yield "--output", output
+        yield from _companions(request.command, output)
+    for name in ("csv", "markdown"):
+        if getattr(step, name, None) is not None:
+            yield f"--{name}", Path(getattr(step, name))
+
+
+def _companions(command: str, output: Path) -> Iterator[tuple[str, Path]]:
+    if command in ("train", "regularize"):
+        yield "the course", metrics_path(output)
+        yield "the state", state_path(output)
+    if command == "prune":
+        yield "the plan", plan_path(output)
+    if command in ("train", "regularize", "prune"):
+        yield "the nearest model", nearest_path(output)
+    if command == "export" and output.suffix == ".onnx":
+        yield "the weights", weights_path(output)
 
 
 def planned(request: Request) -> Planned:

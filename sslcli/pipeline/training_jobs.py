@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sslcli.errors import OutputError, TargetError, UsageError
 from sslcli.files import lock_output
 from sslcli.pipeline import inputs
-from sslcli.pipeline.outputs import check_output, nearest_path
+from sslcli.pipeline.outputs import check_output, metrics_path, nearest_path, state_path
 from sslcli.pipeline.request import Request
 from sslcli.pipeline.results import TrainingResult
 from sslcli.pipeline.shape import shape_of_model
@@ -38,17 +38,6 @@ def regularize(request: Request, observers: Observers = ()) -> TrainingResult:
     from sslcli import targeting
 
     return _run(request, observers, targeting.regularize)
-
-
-def state_path(output: Path) -> Path:
-    """Where the state of a run is kept until its output is written."""
-    return output.with_name(f".{output.name}.state")
-
-
-def metrics_path(output: Path) -> Path:
-    """Where the course of a run is kept: beside the output, ``metrics.jsonl`` in a step's own folder."""
-    name = "metrics.jsonl" if output.name == "model.pt2" else f"{output.stem}.metrics.jsonl"
-    return output.with_name(name)
 
 
 def _run(request: Request, observers: Observers, method: Callable[..., TrainResult]) -> TrainingResult:
