@@ -16,6 +16,7 @@ from sslcli.cli.depfile import RULE, files_of_request, user_modules, write_depfi
 from sslcli.cli.flags import Option, field_options, given, usage_error
 from sslcli.cli.show import is_first_process, show
 from sslcli.cli.terminal import Terminal
+from sslcli.errors import TargetError
 from sslcli.files import check_own_text, require_apart
 from sslcli.options.common import Options
 from sslcli.options.steps import STEPS, groups, settings
@@ -116,7 +117,8 @@ def step_command(
                 show(_planned(request), common.json, common.terminal)
                 return
             result = job(request, common)
-            note_sources(common, files_of_request(request))
+            if not isinstance(getattr(result, "failure", None), TargetError):  # else the output is not made
+                note_sources(common, files_of_request(request))
             show(result, common.json, common.terminal)
 
         arguments: list[click.Parameter] = [

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sslcli.errors import InputError, OutputError, RecipeError, SslcliError, UsageError
+from sslcli.errors import InputError, OutputError, RecipeError, SslcliError, TargetError, UsageError
 from sslcli.files import atomic_output, lock_output, output_error, remove_leftovers
 from sslcli.options.common import ModelOptions
 from sslcli.options.steps import STEPS, Settings
@@ -173,10 +173,12 @@ def _step(
         told = observers.training if step.uses in ("train", "regularize") else ()
         request = _request(recipe, step, folder)
         result = jobs.JOBS[step.uses](request, told)
+        failure = getattr(result, "failure", None)
+        if isinstance(failure, TargetError):  # the step's model was not made
+            raise failure
     except SslcliError as error:
         raise _located(recipe, step, error) from error
     seconds = time.monotonic() - began
-    failure = getattr(result, "failure", None)
     plain = to_json(result)
     line = command_line(request)
     cache.write_record(place, _record(step, key, line, seconds, place, plain, failure))

@@ -32,7 +32,6 @@ Observers = Sequence[Callable[[Any], None]]
 
 def prune(request: Request, observers: Observers = ()) -> results.PruneResult:
     """Remove groups, prove the result, save it and its plan, and read it back."""
-    from sslcli import checkpoint
     from sslcli.surgery.prune import UnreachableError
     from sslcli.surgery.prune import prune as remove
 
@@ -57,16 +56,26 @@ def prune(request: Request, observers: Observers = ()) -> results.PruneResult:
             )
         except UnreachableError as error:
             path = nearest_path(output)
-            record = _pruned_record(request, loaded, error.nearest)
-            checkpoint.save(error.nearest.model, path, example=error.nearest.example, record=record)
-            raise TargetError(error.what, f"{error.hint}; the nearest model is {path}") from error
+            missed = TargetError(error.what, f"{error.hint}; the nearest model is {path}")
+            result = _saved(request, loaded, path, error.nearest, source)
+            return dataclasses.replace(result, plan=None, failure=missed)
         if options.recalibrate:
             _recalibrate(pruned.model, _needed(source), options.recalibrate, request)
-        metrics = _test_metrics(request, pruned, source)
-        record = _pruned_record(request, loaded, pruned)
-        checkpoint.save(pruned.model, output, example=pruned.example, record=record)
+        result = _saved(request, loaded, output, pruned, source)
         _write_plan(output, pruned.plan)
-        return _prune_result(request, output, pruned, metrics)
+        return result
+
+
+def _saved(
+    request: Request, loaded: Checkpoint, output: Path, pruned: PruneResult, source: DataSource | None
+) -> results.PruneResult:
+    """Measure and save a pruned model, and read it back."""
+    from sslcli import checkpoint
+
+    metrics = _test_metrics(request, pruned, source)
+    record = _pruned_record(request, loaded, pruned)
+    checkpoint.save(pruned.model, output, example=pruned.example, record=record)
+    return _prune_result(request, output, pruned, metrics)
 
 
 def export(request: Request, observers: Observers = ()) -> results.ExportResult:
@@ -312,7 +321,15 @@ def _prune_result(
         notes=list(report.notes),
         metrics=metrics,
         shape=shape_of_model(pruned.model, pruned.example),
+        target=dict(request.settings.step.target),
+        reached={name: _left(report, name) for name in request.settings.step.target},
     )
+
+
+def _left(report: Any, name: str) -> float:
+    """The fraction that is left of macs or params."""
+    after, before = getattr(report, f"{name}_after"), getattr(report, f"{name}_before")
+    return float(after / max(before, 1))
 
 
 def _pruned_layer(layer: Any) -> dict[str, Any]:
