@@ -13,7 +13,7 @@ from sslcli.files import atomic_output, lock_output, read_bounded
 from sslcli.options.common import DataOptions, ModelOptions, RunOptions
 from sslcli.options.steps import Settings
 from sslcli.pipeline import inputs, results
-from sslcli.pipeline.outputs import check_output, nearest_path, plan_path, planned
+from sslcli.pipeline.outputs import check_output, forget_nearest, nearest_path, plan_path, planned
 from sslcli.pipeline.request import Request
 from sslcli.pipeline.shape import as_row, shape_of_model, shape_of_onnx
 from sslcli.pipeline.tasks import load_task
@@ -63,6 +63,7 @@ def prune(request: Request, observers: Observers = ()) -> results.PruneResult:
             _recalibrate(pruned.model, _needed(source), options.recalibrate, request)
         result = _saved(request, loaded, output, pruned, source)
         _write_plan(output, pruned.plan)
+        forget_nearest(request, output)
         return result
 
 

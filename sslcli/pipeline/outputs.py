@@ -38,9 +38,12 @@ def check_output(request: Request) -> Path:
     if path is None:
         raise UsageError(f"{request.command} needs an output", "name it with -o")
     check_writable(path)
+    source = Path(request.source)
+    aims = bool(getattr(request.settings.step, "target", None))
+    if aims and source.exists() and nearest_path(path).resolve() == source.resolve():
+        raise OutputError(f"{source} is where the nearest model of {path} goes", "name another output")
     if not path.exists():
         return path
-    source = Path(request.source)
     if source.exists() and path.samefile(source):
         raise OutputError(f"{path} is the input itself", "name another output")
     if not request.force and not _is_own_product(path, request):
@@ -54,6 +57,13 @@ def check_output(request: Request) -> Path:
 def nearest_path(output: Path) -> Path:
     """Where the nearest model is kept if a target is missed."""
     return output.with_name(f"{output.stem}.nearest.pt2")
+
+
+def forget_nearest(request: Request, output: Path) -> None:
+    """Remove the model that the same command kept when it missed its target: now it has met it."""
+    nearest = nearest_path(output)
+    if nearest.is_file() and _is_own_product(nearest, request):
+        nearest.unlink()
 
 
 def plan_path(output: Path) -> Path:

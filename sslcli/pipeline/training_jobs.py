@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sslcli.errors import OutputError, TargetError, UsageError
 from sslcli.files import lock_output
 from sslcli.pipeline import inputs
-from sslcli.pipeline.outputs import check_output, metrics_path, nearest_path, state_path
+from sslcli.pipeline.outputs import check_output, forget_nearest, metrics_path, nearest_path, state_path
 from sslcli.pipeline.request import Request
 from sslcli.pipeline.results import TrainingResult
 from sslcli.pipeline.shape import shape_of_model
@@ -133,6 +133,8 @@ def _finished(
         if failure is None:
             _require_still_free(request)
         checkpoint.save(trained, product, record=record)
+        if failure is None:
+            forget_nearest(request, output)
         state_path(output).unlink(missing_ok=True)
     fit = trained.fit
     return TrainingResult(

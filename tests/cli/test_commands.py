@@ -352,8 +352,20 @@ def test_a_target_that_pruning_cannot_meet_keeps_the_nearest_model(tmp_path, mon
     assert result["target"] == {"macs": 0.0001}
     assert result["reached"]["macs"] == result["macs_after"] / result["macs_before"] > 0.0001
     assert result.keys() == json_schemas()["sslcli/prune/1"]["properties"].keys()
+    assert main(["prune", "small.nearest.pt2", "--target", "macs=0.5", "-o", "small.pt2"]) == 9
+    assert "small.nearest.pt2 is where the nearest model of small.pt2 goes" in capsys.readouterr().err
     nearest, _ = sslcli.load("small.nearest.pt2")
     assert all(weight.shape[0] == 1 for name, weight in nearest.named_parameters() if name == "conv1.weight")
+
+
+def test_a_nearest_model_goes_when_the_target_is_met(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["prune", "arch:lenet", "--target", "macs=0.0001", "-o", "small.pt2", "-q"]) == 5
+    Path("other.nearest.pt2").write_bytes(Path("small.nearest.pt2").read_bytes())
+    assert main(["prune", "arch:lenet", "--target", "macs=0.5", "-o", "small.pt2", "-q"]) == 0
+    assert main(["prune", "small.pt2", "-o", "other.pt2", "-q"]) == 0
+    kept = sorted(path.name for path in tmp_path.glob("*.pt2"))
+    assert kept == ["other.nearest.pt2", "other.pt2", "small.pt2"]  # of another model
 
 
 def test_a_target_that_training_misses_is_told_with_what_was_reached(tmp_path, monkeypatch, capsys):
@@ -373,6 +385,8 @@ def test_a_target_that_training_misses_is_told_with_what_was_reached(tmp_path, m
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "small.json", "small.metrics.jsonl", "small.nearest.pt2"
     ]  # fmt: skip
+    assert main([*words, "--target", "macs=0.9"]) == 0
+    assert not Path("small.nearest.pt2").exists()
 
 
 def test_models_that_take_different_inputs_are_not_compared(tmp_path, monkeypatch, capsys):
