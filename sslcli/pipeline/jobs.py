@@ -29,7 +29,7 @@ from sslcli.pipeline.inputs import (
 from sslcli.pipeline.model_jobs import export, inspect, onnx_record, prune
 from sslcli.pipeline.outputs import written
 from sslcli.pipeline.request import Request
-from sslcli.pipeline.tasks import load_task
+from sslcli.pipeline.tasks import load_task, recorded_task_told
 from sslcli.pipeline.training_jobs import regularize, train
 
 Observers = Sequence[Callable[[Any], None]]
@@ -53,7 +53,7 @@ def evaluate(request: Request, observers: Observers = ()) -> results.EvaluateRes
     source = load_data(chosen.data, record, chosen.run.seed, shape)
     split = source.split(chosen.step.split)
     task = load_task(chosen.step.task)
-    with threads(chosen.run.threads):
+    with threads(chosen.run.threads), recorded_task_told(record):
         metrics = measure(model, task, split, batch_size=max(256, chosen.data.batch_size))
     if not request.source.startswith("arch:"):
         warn_of_chance(metrics, source, request.source)

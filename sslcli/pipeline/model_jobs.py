@@ -16,7 +16,7 @@ from sslcli.pipeline import inputs, results
 from sslcli.pipeline.outputs import check_output, forget_nearest, nearest_path, plan_path, planned
 from sslcli.pipeline.request import Request
 from sslcli.pipeline.shape import as_row, shape_of_model, shape_of_onnx
-from sslcli.pipeline.tasks import load_task
+from sslcli.pipeline.tasks import load_task, recorded_task_told
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -73,8 +73,8 @@ def _saved(
     """Measure and save a pruned model, and read it back."""
     from sslcli import checkpoint
 
-    metrics = _test_metrics(request, pruned, source)
     record = _pruned_record(request, loaded, pruned)
+    metrics = _test_metrics(request, pruned, source, record)
     checkpoint.save(pruned.model, output, example=pruned.example, record=record)
     return _prune_result(request, output, pruned, metrics)
 
@@ -283,14 +283,16 @@ def _write_plan(output: Path, plan: Plan) -> None:
 
 
 def _test_metrics(
-    request: Request, pruned: PruneResult, source: DataSource | None
+    request: Request, pruned: PruneResult, source: DataSource | None, record: Record
 ) -> dict[str, dict[str, float]]:
     """On the test split, where there is one; before anything is written, since data may not fit the task."""
     from sslcli.training.evaluate import evaluate
 
     if source is None or source.test is None:
         return {}
-    return {"test": evaluate(pruned.model, load_task(request.settings.step.task), source.test)}
+    task = load_task(request.settings.step.task)
+    with recorded_task_told(record):
+        return {"test": evaluate(pruned.model, task, source.test)}
 
 
 def _prune_result(

@@ -14,7 +14,7 @@ from sslcli.pipeline.outputs import check_output, forget_nearest, metrics_path, 
 from sslcli.pipeline.request import Request
 from sslcli.pipeline.results import TrainingResult
 from sslcli.pipeline.shape import shape_of_model
-from sslcli.pipeline.tasks import load_task
+from sslcli.pipeline.tasks import load_task, recorded_task_told
 
 if TYPE_CHECKING:
     from sslcli.checkpoint import Checkpoint, Record
@@ -60,7 +60,8 @@ def _run(request: Request, observers: Observers, method: Callable[..., TrainResu
         _require_fitting(request, loaded, source, task)
         if request.command == "regularize":
             targeting.check_structures(loaded.model, loaded.example, chosen.step)
-        before = _measured(loaded.model, source, "validation", task)
+        with recorded_task_told(loaded.record):
+            before = _measured(loaded.model, source, "validation", task)
         if world.writes and not request.source.startswith("arch:"):
             inputs.warn_of_chance(before, source, request.source)
         failure = None

@@ -63,6 +63,30 @@ CODE = """
 
     def number():
         return 3
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kind, self.odd = nn.Linear(192, 10), nn.Linear(192, 1)
+
+        def forward(self, x):
+            x = x.flatten(1)
+            return self.kind(x), self.odd(x)
+
+    class Named(Two):
+        def forward(self, x):
+            kind, odd = super().forward(x)
+            return {"kind": kind, "odd": odd}
+
+    class Flat(Two):
+        def forward(self, x):
+            return self.odd(x.flatten(1))[:, 0]
+
+    def of_two(outputs, targets):
+        return F.cross_entropy(outputs[0], targets)
+
+    def two():
+        return sslcli.Task("two", of_two, lambda outputs, targets: right(outputs[0], targets))
 """
 NET = ["arch:code.py:build", "--input-shape", "3,8,8"]
 DATA = ["--data", "code.py:data", "-b", "16", "--epochs", "1"]
@@ -134,6 +158,36 @@ def test_a_task_of_the_wrong_kind_is_the_tasks_fault(capfd, task, hint):
     assert hint in said
     assert "the data" not in said
     assert left_behind() == []
+
+
+@pytest.mark.parametrize(
+    ("net", "gives"),
+    [
+        ("Two", "the model gives (samples, 10) and (samples, 1) and the data (samples)"),
+        ("Named", "the model gives kind: (samples, 10) and odd: (samples, 1) and the data (samples)"),
+        ("Flat", "the model gives (samples) and the data (samples)"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_model_that_is_no_classifier_needs_a_task(capfd, command, net, gives):
+    rest = [*DATA, "-o", "x.pt2"] if command == "train" else DATA[:2]
+    said = refused(capfd, 3, command, f"arch:code.py:{net}", "--input-shape", "3,8,8", *rest)
+    assert gives in said
+    assert said.endswith("; name what is learned with --task file.py:factory")
+    assert left_behind() == []
+
+
+def test_the_task_that_a_record_names_is_told_and_not_run(capfd):
+    task = ["--task", "code.py:two"]
+    source = ["arch:code.py:Two", "--input-shape", "3,8,8"]
+    assert main(["train", *source, *DATA, *task, "-o", "two.pt2", "-q"]) == 0
+    capfd.readouterr()
+    Path("code.py").rename("mine.py")
+    said = refused(capfd, 3, "evaluate", "two.pt2", "--data", "mine.py:data")
+    assert said.endswith("; the model's record names the task it has learned: give --task code.py:two")
+    said = refused(capfd, 3, "train", "two.pt2", "--data", "mine.py:data", "-o", "x.pt2", "-q")
+    assert "give --task code.py:two" in said
+    assert main(["evaluate", "two.pt2", "--data", "mine.py:data", "--task", "mine.py:two"]) == 0
 
 
 def test_an_input_shape_that_the_data_contradict_is_refused_before_training(capfd):
