@@ -15,6 +15,7 @@ from typing import Any
 
 from sslcli.errors import OutputError, UsageError
 from sslcli.files import check_writable
+from sslcli.options.training import RegularizeOptions, completed
 from sslcli.pipeline.presence import check_model
 from sslcli.pipeline.request import Request
 from sslcli.pipeline.results import Planned
@@ -117,8 +118,9 @@ def planned(request: Request) -> Planned:
     source = request.source
     check_model(source)
     chosen = request.settings
+    step = completed(chosen.step) if isinstance(chosen.step, RegularizeOptions) else chosen.step
     options: dict[str, Any] = {}
-    for group in filter(None, (chosen.step, chosen.model, chosen.data, chosen.run)):
+    for group in filter(None, (step, chosen.model, chosen.data, chosen.run)):
         options |= group.model_dump(mode="json", exclude_none=True)
     return Planned(
         command=request.command,

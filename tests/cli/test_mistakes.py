@@ -1,5 +1,6 @@
 """Plain mistakes of a user: one sentence that names the flag, the file or the line, and the exit code."""
 
+import json
 import os
 import stat
 import textwrap
@@ -279,6 +280,35 @@ def test_a_model_of_another_shape_is_told_without_a_traceback(capfd):
 def test_structures_are_looked_at_before_data_are_read(capfd, monkeypatch, structure, code, says):
     monkeypatch.setattr("sslcli.pipeline.training_jobs._measured", None)
     assert says in refused(capfd, code, "regularize", *NET, *DATA, "-o", "x.pt2", *structure)
+
+
+@pytest.mark.parametrize("rehearsed", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--max-drop", "1"], "--max-drop without a target limits nothing"),
+        ([], "no structure to regularize is given"),
+        (["--target", "macs=0.5", "--keep", "last"], "--keep last does not go with a target"),
+        (["--target", "macs=0.5", "--structure", "filter=0"], "the target macs=0.5 cannot be met"),
+    ],
+)
+def test_options_that_contradict_are_refused_in_the_rehearsal_too(capfd, options, says, rehearsed):
+    assert says in refused(capfd, 2, "regularize", *NET, *DATA, "-o", "x.pt2", *options, *rehearsed)
+    assert left_behind() == []
+
+
+def test_a_target_is_refused_where_later_strengths_take_all_groups_back(capfd):
+    structures = ["--structure", "filter=1", "--structure", "filter=0@*[0-9]*"]
+    said = refused(capfd, 2, "regularize", *NET, *DATA, "-o", "x.pt2", "--target", "macs=0.5", *structures)
+    assert "since no --structure lets groups go" in said
+
+
+def test_a_rehearsal_shows_what_a_target_completes(capfd):
+    words = ["regularize", *NET, *DATA, "-o", "x.pt2", "--target", "macs=0.5", "--dry-run", "--json", "-"]
+    assert main(words) == 0
+    shown = json.loads(capfd.readouterr().out)["options"]
+    assert (shown["keep"], shown["finetune_epochs"]) == ("best", 1)
+    assert shown["structures"] == [{"name": "filter", "strength": 1.0, "match": "*"}]
 
 
 def test_a_plan_knows_the_shape_of_its_inputs(plan, capfd):
