@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from sslcli.errors import OutputError
+from sslcli.errors import OutputError, UsageError
 
 _NO_SPACE_BYTES = 1 << 16
 # What write(2) and fsync(2) report without naming a file.
@@ -83,6 +83,23 @@ def _is_special(path: Path) -> bool:
     if path.is_symlink() and str(path.readlink()).startswith(("/dev/", "/proc/")):
         return True
     return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def require_apart(outputs: Iterable[tuple[str, Path]]) -> None:
+    """Refuse two outputs of one command that are one file, of which the later would destroy the earlier.
+
+    Args:
+        outputs: what each is called, and where it goes; links are followed.
+
+    Raises:
+        UsageError: two are one file; it names both.
+    """
+    seen: dict[Path, str] = {}
+    for name, path in outputs:
+        place = path.resolve()
+        if place in seen:
+            raise UsageError(f"{name} {path} is the file of {seen[place]} too", "give each a file of its own")
+        seen[place] = f"{name} {path}"
 
 
 def check_own_text(path: Path, beginning: re.Pattern[bytes], what: str, *, force: bool = False) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +16,12 @@ from sslcli.cli.depfile import RULE, files_of_request, user_modules, write_depfi
 from sslcli.cli.flags import Option, field_options, given, usage_error
 from sslcli.cli.show import is_first_process, show
 from sslcli.cli.terminal import Terminal
-from sslcli.files import check_own_text
+from sslcli.errors import TargetError
+from sslcli.files import check_own_text, require_apart
 from sslcli.options.common import Options
 from sslcli.options.steps import STEPS, groups, settings
 from sslcli.options.validation import OptionsError
+from sslcli.pipeline.outputs import written
 from sslcli.pipeline.presence import check_present
 from sslcli.pipeline.request import Request
 
@@ -38,6 +40,13 @@ class Common:
     dry_run: bool
     depfile: Path | None
     terminal: Terminal
+
+    def texts(self) -> Iterator[tuple[str, Path]]:
+        """The files of text that a command writes about its work, by their flags."""
+        if self.json not in (None, "-"):
+            yield "--json", Path(str(self.json))
+        if self.depfile is not None:
+            yield "--depfile", self.depfile
 
 
 Job = Callable[[Request, Common], object]
@@ -102,12 +111,14 @@ def step_command(
                 others=tuple(parameters.get("others", ())),
                 force=common.force,
             )
+            require_apart([*written(request), *common.texts()])
             check_present(request)
             if common.dry_run:
                 show(_planned(request), common.json, common.terminal)
                 return
             result = job(request, common)
-            note_sources(common, files_of_request(request))
+            if not isinstance(getattr(result, "failure", None), TargetError):  # else the output is not made
+                note_sources(common, files_of_request(request))
             show(result, common.json, common.terminal)
 
         arguments: list[click.Parameter] = [
@@ -228,7 +239,7 @@ def _depfile_option() -> Option:
     )
 
 
-_RESULT = re.compile(rb'\{\s*"schema": "sslcli/')
+_RESULT = re.compile(rb'\{\s*"schema": "sslcli/(?!plan/|step/)')  # those are read again
 _COMMON_NAMES = {"output", "force", "json", "dry_run", "depfile", "verbose", "quiet"}
 
 
@@ -243,7 +254,7 @@ def _common(ctx: click.Context, parameters: Mapping[str, Any]) -> Common:
         if output is None and parameters["json"] in (None, "-"):
             raise click.UsageError("--depfile needs a target; name a file with -o or --json", ctx)
         check_own_text(depfile, RULE, "a list of what was read", force=force)
-    return Common(
+    common = Common(
         output=output,
         force=force,
         json=parameters["json"],
@@ -251,6 +262,8 @@ def _common(ctx: click.Context, parameters: Mapping[str, Any]) -> Common:
         depfile=depfile,
         terminal=terminal,
     )
+    require_apart([*([] if output is None else [("--output", output)]), *common.texts()])
+    return common
 
 
 def _settings(name: str, kinds: Mapping[str, type[Options]], parameters: Mapping[str, Any]) -> Any:

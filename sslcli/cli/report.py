@@ -26,10 +26,10 @@ def command(folders: tuple[Path, ...], common: Common) -> object:
     Needs no network to be read; pictures need the extra sslcli[report].
     """
     from sslcli.report.html import is_report, write_report
-    from sslcli.report.runs import ReportResult, read_run
+    from sslcli.report.runs import ReportResult, read_runs
 
     if common.output is None or common.dry_run:
-        return ReportResult(str(common.output), [read_run(folder).name for folder in folders])
+        return ReportResult(str(common.output), [run.name for run in read_runs(folders)])
     if not common.force and common.output.is_file() and not is_report(common.output):
         raise OutputError(f"{common.output} is not a report of sslcli", "give --force to replace it")
     return write_report(folders, common.output)

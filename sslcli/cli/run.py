@@ -7,6 +7,7 @@ import click
 from sslcli.cli.command import Common, note_sources, plain_command
 from sslcli.cli.flags import SET_HELP, Option
 from sslcli.cli.progress import run_progress
+from sslcli.files import require_apart
 
 _PARAMETERS: list[click.Parameter] = [
     click.Argument(["recipe"], type=click.Path(path_type=Path)),
@@ -63,7 +64,7 @@ def command(
     continues where it was. NAME is the recipe's file name without its ending.
     """
     from sslcli.cli.depfile import files_of_recipe
-    from sslcli.pipeline.chain import plan_run, run
+    from sslcli.pipeline.chain import plan_run, run, written
     from sslcli.recipe import load_recipe
 
     shorthands = {"seed": seed, "data.batch_size": batch_size}
@@ -72,6 +73,7 @@ def command(
     given = {name: value for name, value in machine.items() if value is not None}
     loaded = load_recipe(recipe, [*overrides, *settings], given)
     folder = common.output or Path("runs") / loaded.name
+    require_apart([*written(loaded, folder), *common.texts()])
     if common.dry_run:
         return plan_run(loaded, folder, force=common.force)
     with run_progress(common.terminal) as observers:

@@ -22,13 +22,12 @@ def show(result: object, json_to: str | None, terminal: Terminal) -> None:
     A result may carry a ``failure``: numbers that were asked for are shown even if a gate on them is not
     met.
     """
-    if result is None or not is_first_process():
-        return
-    from sslcli.report import render
+    if is_first_process() and result is not None:
+        from sslcli.report import render
 
-    write_json(result, json_to)
-    if json_to != "-":
-        render(terminal.out(), result)
+        write_json(result, json_to)
+        if json_to != "-":
+            render(terminal.out(), result)
     failure = getattr(result, "failure", None)
     if isinstance(failure, Exception):
         raise failure

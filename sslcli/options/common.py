@@ -77,7 +77,8 @@ class DataOptions(Options):
     data: str | None = Field(
         None,
         description="Data set: mnist, fashion-mnist, cifar10, mnist-5k, imagefolder:DIR, "
-        "module:factory or file.py:factory; default: the one that the model's record names.",
+        "module:factory or file.py:factory; default: the built-in data set or the folder that the model's "
+        "record names, never code.",
     )
     data_root: str | None = Field(
         None,

@@ -14,7 +14,7 @@ class InspectOptions(Options):
 
     groups: bool = Field(False, description="List the group sets of every structure.")
     sensitivity: bool = Field(
-        False, description="Accuracy against the share of each layer's filters removed; needs --data."
+        False, description="Accuracy against the share of each layer's filters removed; needs data."
     )
     task: str | None = task_field()
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from sslcli.errors import UsageError
 from sslcli.options.common import Options, Positive, task_field
 
 StructureName = Literal["filter", "channel", "shape", "filter2d", "depth", "head", "hidden"]
@@ -163,7 +164,9 @@ class RegularizeOptions(TrainOptions):
         "block", description="What a depth group is: a residual branch, or each convolution as in the paper."
     )
     keep: Literal["best", "last"] = Field(
-        "last", description="Which epoch's weights are kept; best looks at the fine-tuning alone, if any."
+        "last",
+        description="Which epoch's weights are kept; best looks at the fine-tuning alone, if any; "
+        "with a target always best.",
     )
 
     @field_validator("structures", mode="before")
@@ -182,6 +185,45 @@ class RegularizeOptions(TrainOptions):
             if list(self.strength_milestones) != sorted(self.strength_milestones):
                 raise ValueError("'strength_milestones' should increase")
         return self
+
+
+def completed(options: RegularizeOptions, structures: object = None) -> RegularizeOptions:
+    """The options with the structures given, and with what a target needs where nothing else was said.
+
+    Raises:
+        UsageError: they contradict each other, or name no structure.
+    """
+    changes: dict[str, object] = {} if structures is None else {"structures": structures}
+    if options.target:
+        if "keep" in options.model_fields_set and options.keep == "last":
+            hint = "leave it out; with a target the best epoch of the fine-tuning is kept"
+            raise UsageError("--keep last does not go with a target", hint, culprit="last")
+        changes["keep"] = "best"  # of the fine-tuning, all of whose epochs meet the target
+        if not options.finetune_epochs:
+            changes["finetune_epochs"] = max(1, options.epochs // 2)
+        if not options.structures and structures is None:
+            changes["structures"] = {"filter": 1.0}
+    elif options.max_drop is not None:
+        raise UsageError("--max-drop without a target limits nothing", "give --target macs=0.5 too")
+    elif options.replay is not None:
+        raise UsageError("--replay repeats a run with a target", "give the same --target as then too")
+    options = RegularizeOptions.model_validate({**options.model_dump(), **changes})
+    if not options.structures:
+        raise UsageError(
+            "no structure to regularize is given", "such as --structure filter=0.005, or --target macs=0.5"
+        )
+    if options.target and not any(entry.strength for entry in options.structures):
+        raise nothing_may_go(options)
+    return options
+
+
+def nothing_may_go(options: RegularizeOptions) -> UsageError:
+    """The error of a target whose structures all have the strength 0."""
+    named = ", ".join(f"{name}={fraction:g}" for name, fraction in options.target.items())
+    return UsageError(
+        f"the target {named} cannot be met, since no --structure lets groups go (all strengths are 0)",
+        "give what may go a strength above 0, such as --structure filter=1",
+    )
 
 
 def structure_list(value: object) -> object:

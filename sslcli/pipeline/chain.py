@@ -7,12 +7,12 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sslcli.errors import InputError, OutputError, RecipeError, SslcliError, UsageError
+from sslcli.errors import InputError, OutputError, RecipeError, SslcliError, TargetError, UsageError
 from sslcli.files import atomic_output, lock_output, output_error, remove_leftovers
 from sslcli.options.common import ModelOptions
 from sslcli.options.steps import STEPS, Settings
@@ -20,6 +20,7 @@ from sslcli.pipeline import cache, jobs
 from sslcli.pipeline.command_line import command_line, now, run_command_line
 from sslcli.pipeline.events import SILENT, Observers, StepEvent
 from sslcli.pipeline.globs import check_globs
+from sslcli.pipeline.outputs import written as written_by
 from sslcli.pipeline.presence import check_model, missing
 from sslcli.pipeline.request import Request
 from sslcli.pipeline.results import Made, RunResult, StepOutcome
@@ -101,6 +102,16 @@ def plan_run(recipe: Recipe, folder: Path, *, force: bool = False) -> RunResult:
     return RunResult(str(recipe.file), str(folder), True, 0.0, outcomes)
 
 
+def written(recipe: Recipe, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Every file that a run may write: what it is called, and where it goes."""
+    yield "the run's record", folder / "run.json"
+    yield "the report", folder / "report.html"
+    for step in recipe.steps:
+        yield "the record of a step", folder / step.id / cache.STEP_FILE
+        for name, path in written_by(_request(recipe, step, folder)):
+            yield name if name[:2] != "--" else f"the {name[2:]} of step {step.id}", path
+
+
 def _check_present(recipe: Recipe) -> None:
     """Files that steps name, but for those that earlier steps make."""
     ids = {step.id for step in recipe.steps}
@@ -162,10 +173,12 @@ def _step(
         told = observers.training if step.uses in ("train", "regularize") else ()
         request = _request(recipe, step, folder)
         result = jobs.JOBS[step.uses](request, told)
+        failure = getattr(result, "failure", None)
+        if isinstance(failure, TargetError):  # the step's model was not made
+            raise failure
     except SslcliError as error:
         raise _located(recipe, step, error) from error
     seconds = time.monotonic() - began
-    failure = getattr(result, "failure", None)
     plain = to_json(result)
     line = command_line(request)
     cache.write_record(place, _record(step, key, line, seconds, place, plain, failure))

@@ -130,7 +130,7 @@ def code_arch(options: ModelOptions) -> str | None:
 def load_data(
     options: DataOptions, record: Record, seed: int, input_shape: tuple[int, ...] | None
 ) -> DataSource:
-    """Load the data set that was named, or the one that the model's record names.
+    """Load the data set that was named, or the built-in one or the folder that the model's record names.
 
     Validation comes from where ``--validation-from`` says, else from where the model's own did if it learned
     the same data: what chose the model must not be what tells its final error. Inputs are normalised as
@@ -139,12 +139,12 @@ def load_data(
 
     Raises:
         UsageError: none is named.
-        DataError: it cannot be read.
+        DataError: it cannot be read, or only the record names it and it is code.
     """
     from sslcli import data
     from sslcli.checkpoint.record import portable
 
-    name = options.data or record.data
+    name = options.data or _recorded_data(record)
     if name is None:
         raise UsageError("no data set is named", "name it with --data")
     mean, std = normalization(options, record)
@@ -163,6 +163,21 @@ def load_data(
     if name.startswith("imagefolder:"):
         _warn_of_assumptions(source, shape=input_shape is None, values=mean is None)
     return source
+
+
+def _recorded_data(record: Record) -> str | None:
+    """The data set that a record names; a factory is the user's code, which no file may have run.
+
+    Raises:
+        DataError: the record names a factory.
+    """
+    name = record.data
+    if name is None or ":" not in name or name.startswith("imagefolder:"):
+        return name
+    raise DataError(
+        f"the model's record names {name} as its data, which is code and not run unasked",
+        f"give --data {name} to run it",
+    )
 
 
 def _warn_of_assumptions(source: DataSource, *, shape: bool, values: bool) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sslcli.errors import GateError
-from sslcli.files import atomic_output, check_own_text
+from sslcli.files import atomic_output, check_own_text, require_apart
 from sslcli.pipeline import results
 from sslcli.pipeline.command_line import made
 from sslcli.pipeline.inputs import (
@@ -27,8 +27,9 @@ from sslcli.pipeline.inputs import (
     warn_of_chance,
 )
 from sslcli.pipeline.model_jobs import export, inspect, onnx_record, prune
+from sslcli.pipeline.outputs import written
 from sslcli.pipeline.request import Request
-from sslcli.pipeline.tasks import load_task
+from sslcli.pipeline.tasks import load_task, recorded_task_told
 from sslcli.pipeline.training_jobs import regularize, train
 
 Observers = Sequence[Callable[[Any], None]]
@@ -52,7 +53,7 @@ def evaluate(request: Request, observers: Observers = ()) -> results.EvaluateRes
     source = load_data(chosen.data, record, chosen.run.seed, shape)
     split = source.split(chosen.step.split)
     task = load_task(chosen.step.task)
-    with threads(chosen.run.threads):
+    with threads(chosen.run.threads), recorded_task_told(record):
         metrics = measure(model, task, split, batch_size=max(256, chosen.data.batch_size))
     if not request.source.startswith("arch:"):
         warn_of_chance(metrics, source, request.source)
@@ -73,6 +74,7 @@ def bench(request: Request, observers: Observers = ()) -> results.BenchResult:
     from sslcli.pipeline.earlier import read_earlier, since
 
     chosen = request.settings.step
+    require_apart(written(request))
     for name, beginning in ((chosen.csv, CSV_BEGINS), (chosen.markdown, MARKDOWN_BEGINS)):
         if name is not None:
             check_own_text(Path(name), beginning, "a table of sslcli bench", force=request.force)

@@ -13,16 +13,17 @@ from sslcli.files import atomic_output, lock_output, read_bounded
 from sslcli.options.common import DataOptions, ModelOptions, RunOptions
 from sslcli.options.steps import Settings
 from sslcli.pipeline import inputs, results
-from sslcli.pipeline.outputs import check_output, nearest_path, planned
+from sslcli.pipeline.outputs import check_output, forget_nearest, nearest_path, plan_path, planned
 from sslcli.pipeline.request import Request
 from sslcli.pipeline.shape import as_row, shape_of_model, shape_of_onnx
-from sslcli.pipeline.tasks import load_task
+from sslcli.pipeline.tasks import load_task, recorded_task_told
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from sslcli.checkpoint import Checkpoint, Record
     from sslcli.data import DataSource
+    from sslcli.options.prune import PruneOptions
     from sslcli.plan import Plan
     from sslcli.surgery import PruneResult
 
@@ -31,15 +32,14 @@ Observers = Sequence[Callable[[Any], None]]
 
 def prune(request: Request, observers: Observers = ()) -> results.PruneResult:
     """Remove groups, prove the result, save it and its plan, and read it back."""
-    from sslcli import checkpoint
     from sslcli.surgery.prune import UnreachableError
     from sslcli.surgery.prune import prune as remove
 
     output, chosen = check_output(request), request.settings
     with lock_output(output, [plan_path(output), nearest_path(output)]), inputs.threads(chosen.run.threads):
         loaded = inputs.load_model(request.source, chosen.model, chosen.run.seed, chosen.data)
-        source = _data(request, loaded)
         options = chosen.step
+        source = _data(request, loaded, needed=bool(options.recalibrate) or _learns_importance(options))
         try:
             pruned = remove(
                 loaded.model,
@@ -56,15 +56,27 @@ def prune(request: Request, observers: Observers = ()) -> results.PruneResult:
             )
         except UnreachableError as error:
             path = nearest_path(output)
-            record = _pruned_record(request, loaded, error.nearest)
-            checkpoint.save(error.nearest.model, path, example=error.nearest.example, record=record)
-            raise TargetError(error.what, f"{error.hint}; the nearest model is {path}") from error
+            missed = TargetError(error.what, f"{error.hint}; the nearest model is {path}")
+            result = _saved(request, loaded, path, error.nearest, source)
+            return dataclasses.replace(result, plan=None, failure=missed)
         if options.recalibrate:
             _recalibrate(pruned.model, _needed(source), options.recalibrate, request)
-        record = _pruned_record(request, loaded, pruned)
-        checkpoint.save(pruned.model, output, example=pruned.example, record=record)
+        result = _saved(request, loaded, output, pruned, source)
         _write_plan(output, pruned.plan)
-        return _prune_result(request, output, pruned, source)
+        forget_nearest(request, output)
+        return result
+
+
+def _saved(
+    request: Request, loaded: Checkpoint, output: Path, pruned: PruneResult, source: DataSource | None
+) -> results.PruneResult:
+    """Measure and save a pruned model, and read it back."""
+    from sslcli import checkpoint
+
+    record = _pruned_record(request, loaded, pruned)
+    metrics = _test_metrics(request, pruned, source, record)
+    checkpoint.save(pruned.model, output, example=pruned.example, record=record)
+    return _prune_result(request, output, pruned, metrics)
 
 
 def export(request: Request, observers: Observers = ()) -> results.ExportResult:
@@ -132,7 +144,7 @@ def _sensitivity(request: Request, loaded: Checkpoint) -> dict[str, Any]:
         return {}
     from sslcli.targeting.sensitivity import sensitivity
 
-    source = _data(request, loaded)
+    source = _data(request, loaded, needed=True)
     if source is None:
         raise InputError("--sensitivity needs data", "name it with --data")
     task = load_task(chosen.step.task)
@@ -191,14 +203,10 @@ def onnx_record(path: Path) -> Record:
     return Record() if text is None else Record.from_json(text, str(path))
 
 
-def plan_path(output: Path) -> Path:
-    """Where the plan is written as JSON: beside the model."""
-    return output.with_name("plan.json" if output.name == "model.pt2" else f"{output.stem}.plan.json")
-
-
-def _data(request: Request, loaded: Checkpoint) -> DataSource | None:
+def _data(request: Request, loaded: Checkpoint, *, needed: bool) -> DataSource | None:
+    """The data set that is named; where the job needs one, else the one that the model's record names."""
     chosen = request.settings
-    if chosen.data.data is None:
+    if chosen.data.data is None and not (needed and loaded.record.data is not None):
         return None
     return inputs.load_data(chosen.data, loaded.record, chosen.run.seed, inputs.input_shape_of(loaded))
 
@@ -209,8 +217,13 @@ def _needed(source: DataSource | None) -> DataSource:
     return source
 
 
+def _learns_importance(options: PruneOptions) -> bool:
+    """Whether what a group is worth is told from data."""
+    return options.importance == "taylor" and bool(options.target)
+
+
 def _scores(request: Request, loaded: Checkpoint, source: DataSource | None) -> dict[str, Tensor] | None:
-    if request.settings.step.importance == "magnitude" or not request.settings.step.target:
+    if not _learns_importance(request.settings.step):
         return None
     from sslcli.pipeline.importance import taylor
 
@@ -269,21 +282,30 @@ def _write_plan(output: Path, plan: Plan) -> None:
         temporary.write_text(json.dumps(plan.to_json()) + "\n")
 
 
+def _test_metrics(
+    request: Request, pruned: PruneResult, source: DataSource | None, record: Record
+) -> dict[str, dict[str, float]]:
+    """On the test split, where there is one; before anything is written, since data may not fit the task."""
+    from sslcli.training.evaluate import evaluate
+
+    if source is None or source.test is None:
+        return {}
+    task = load_task(request.settings.step.task)
+    with recorded_task_told(record):
+        return {"test": evaluate(pruned.model, task, source.test)}
+
+
 def _prune_result(
-    request: Request, output: Path, pruned: PruneResult, source: DataSource | None
+    request: Request, output: Path, pruned: PruneResult, metrics: dict[str, dict[str, float]]
 ) -> results.PruneResult:
     from sslcli import checkpoint
     from sslcli.checkpoint.outputs import run_in_eval
-    from sslcli.training.evaluate import evaluate
 
     report = pruned.report
     again = checkpoint.load(output, arch=inputs.code_arch(request.settings.model))
     pairs = zip(
         run_in_eval(pruned.model, pruned.example), run_in_eval(again.model, pruned.example), strict=True
     )
-    metrics = {}
-    if source is not None and source.test is not None:
-        metrics["test"] = evaluate(pruned.model, load_task(request.settings.step.task), source.test)
     return results.PruneResult(
         source=request.source,
         output=str(output),
@@ -302,7 +324,15 @@ def _prune_result(
         notes=list(report.notes),
         metrics=metrics,
         shape=shape_of_model(pruned.model, pruned.example),
+        target=dict(request.settings.step.target),
+        reached={name: _left(report, name) for name in request.settings.step.target},
     )
+
+
+def _left(report: Any, name: str) -> float:
+    """The fraction that is left of macs or params."""
+    after, before = getattr(report, f"{name}_after"), getattr(report, f"{name}_before")
+    return float(after / max(before, 1))
 
 
 def _pruned_layer(layer: Any) -> dict[str, Any]:
@@ -361,4 +391,4 @@ def _read_plan(path: Path) -> Any:
     return data
 
 
-__all__ = ["apply_plan", "export", "inspect", "onnx_record", "plan_path", "prune"]
+__all__ = ["apply_plan", "export", "inspect", "onnx_record", "prune"]

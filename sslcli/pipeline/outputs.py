@@ -1,4 +1,4 @@
-"""What may be written where: an output of other origin is not replaced without ``--force``.
+"""What is written where, and what may be: an output of other origin is not replaced without ``--force``.
 
 A product of the same command from the same model may be replaced, so that ``make`` can rebuild a target
 whose prerequisites changed; anything else that stands there is somebody's work.
@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sslcli.errors import OutputError, UsageError
 from sslcli.files import check_writable
+from sslcli.options.training import RegularizeOptions, completed
 from sslcli.pipeline.presence import check_model
 from sslcli.pipeline.request import Request
 from sslcli.pipeline.results import Planned
@@ -37,9 +39,12 @@ def check_output(request: Request) -> Path:
     if path is None:
         raise UsageError(f"{request.command} needs an output", "name it with -o")
     check_writable(path)
+    source = Path(request.source)
+    aims = bool(getattr(request.settings.step, "target", None))
+    if aims and source.exists() and nearest_path(path).resolve() == source.resolve():
+        raise OutputError(f"{source} is where the nearest model of {path} goes", "name another output")
     if not path.exists():
         return path
-    source = Path(request.source)
     if source.exists() and path.samefile(source):
         raise OutputError(f"{path} is the input itself", "name another output")
     if not request.force and not _is_own_product(path, request):
@@ -55,6 +60,57 @@ def nearest_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}.nearest.pt2")
 
 
+def forget_nearest(request: Request, output: Path) -> None:
+    """Remove the model that the same command kept when it missed its target: now it has met it."""
+    nearest = nearest_path(output)
+    if nearest.is_file() and _is_own_product(nearest, request):
+        nearest.unlink()
+
+
+def plan_path(output: Path) -> Path:
+    """Where the plan is written as JSON: beside the model."""
+    return output.with_name("plan.json" if output.name == "model.pt2" else f"{output.stem}.plan.json")
+
+
+def state_path(output: Path) -> Path:
+    """Where the state of a run is kept until its output is written."""
+    return output.with_name(f".{output.name}.state")
+
+
+def metrics_path(output: Path) -> Path:
+    """Where the course of a run is kept: beside the output, ``metrics.jsonl`` in a step's own folder."""
+    name = "metrics.jsonl" if output.name == "model.pt2" else f"{output.stem}.metrics.jsonl"
+    return output.with_name(name)
+
+
+def weights_path(output: Path) -> Path:
+    """Where ``lowering.files.data_file`` puts the weights of a large ONNX model; told without torch."""
+    return output.with_name(f"{output.name}.data")
+
+
+def written(request: Request) -> Iterator[tuple[str, Path]]:
+    """Every file that a job may write: what it is called, and where it goes."""
+    output, step = request.output, request.settings.step
+    if output is not None:
+        yield "--output", output
+        yield from _companions(request.command, output)
+    for name in ("csv", "markdown"):
+        if getattr(step, name, None) is not None:
+            yield f"--{name}", Path(getattr(step, name))
+
+
+def _companions(command: str, output: Path) -> Iterator[tuple[str, Path]]:
+    if command in ("train", "regularize"):
+        yield "the course", metrics_path(output)
+        yield "the state", state_path(output)
+    if command == "prune":
+        yield "the plan", plan_path(output)
+    if command in ("train", "regularize", "prune"):
+        yield "the nearest model", nearest_path(output)
+    if command == "export" and output.suffix == ".onnx":
+        yield "the weights", weights_path(output)
+
+
 def planned(request: Request) -> Planned:
     """What ``--dry-run`` says: the checks are made, the work is not."""
     if request.output is not None:
@@ -62,8 +118,9 @@ def planned(request: Request) -> Planned:
     source = request.source
     check_model(source)
     chosen = request.settings
+    step = completed(chosen.step) if isinstance(chosen.step, RegularizeOptions) else chosen.step
     options: dict[str, Any] = {}
-    for group in filter(None, (chosen.step, chosen.model, chosen.data, chosen.run)):
+    for group in filter(None, (step, chosen.model, chosen.data, chosen.run)):
         options |= group.model_dump(mode="json", exclude_none=True)
     return Planned(
         command=request.command,

@@ -71,9 +71,11 @@ class TrainingResult:
     Attributes:
         before: on the validation split, of the model that was given.
         metrics: by split, of the model that was written; accuracy is a fraction.
+        output: the model that was written; of a missed target the nearest one, ``OUT.nearest.pt2``.
         zero_groups: per structure, groups that are zero and all groups.
         left: what would be left if pruned now, as fractions.
-        reached: of a targeted run, what is left and what was lost.
+        reached: of a targeted run, what is left (fractions) and what was lost (drop, points of the metric).
+        target: what may be left and lost, by the names of ``reached``.
         history: one record an epoch.
         course: the file that holds those records and more, beside the output.
     """
@@ -95,16 +97,25 @@ class TrainingResult:
     notes: list[str] = field(default_factory=list)
     course: str | None = None
     shape: Shape | None = None
+    target: dict[str, float] = field(default_factory=dict)
+    failure: SslcliError | None = None
     made: Made | None = None
 
 
 @dataclass(frozen=True)
 class PruneResult:
-    """``prune``: counts before and after; errors of masked against shrunk, of written against reloaded."""
+    """``prune``: counts before and after; errors of masked against shrunk, of written against reloaded.
+
+    Attributes:
+        output: the model that was written; of a target out of reach the nearest one, ``OUT.nearest.pt2``.
+        plan: the file beside it; None beside a nearest model.
+        target: what may be left, as fractions.
+        reached: what is left, by the same names.
+    """
 
     source: str
     output: str
-    plan: str
+    plan: str | None
     macs_before: int
     macs_after: int
     macs_packed: int
@@ -119,6 +130,9 @@ class PruneResult:
     notes: list[str] = field(default_factory=list)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     shape: Shape | None = None
+    target: dict[str, float] = field(default_factory=dict)
+    reached: dict[str, float] = field(default_factory=dict)
+    failure: SslcliError | None = None
     made: Made | None = None
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from sslcli.errors import InputError, SslcliError, kind_of
 
 if TYPE_CHECKING:
+    from sslcli.checkpoint import Record
     from sslcli.training.task import Task
 
 _FUNCTIONS = ("loss", "metric", "distill", "forward")
@@ -35,6 +37,21 @@ def load_task(reference: str | None) -> Task | None:
             f"the task {reference} made {kind_of(task)}", "return a sslcli.Task(name, loss, metric)"
         )
     return _blamed(task, reference)
+
+
+@contextlib.contextmanager
+def recorded_task_told(record: Record) -> Iterator[None]:
+    """Where a model turns out to be no classifier, say what task its record names; that code is not run."""
+    from sslcli.training.task import NotClassesError
+
+    try:
+        yield
+    except NotClassesError as error:
+        named = [task for step in record.provenance if isinstance(task := step.options.get("task"), str)]
+        if not named:
+            raise
+        hint = f"the model's record names the task it has learned: give --task {named[-1]}"
+        raise InputError(error.what, hint) from error
 
 
 def _blamed(task: Task, reference: str) -> Task:

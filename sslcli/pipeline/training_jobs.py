@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslcli.errors import OutputError, TargetError, UsageError
 from sslcli.files import lock_output
 from sslcli.pipeline import inputs
-from sslcli.pipeline.outputs import check_output, nearest_path
+from sslcli.pipeline.outputs import check_output, forget_nearest, metrics_path, nearest_path, state_path
 from sslcli.pipeline.request import Request
 from sslcli.pipeline.results import TrainingResult
 from sslcli.pipeline.shape import shape_of_model
-from sslcli.pipeline.tasks import load_task
+from sslcli.pipeline.tasks import load_task, recorded_task_told
 
 if TYPE_CHECKING:
     from sslcli.checkpoint import Checkpoint, Record
@@ -40,17 +40,6 @@ def regularize(request: Request, observers: Observers = ()) -> TrainingResult:
     return _run(request, observers, targeting.regularize)
 
 
-def state_path(output: Path) -> Path:
-    """Where the state of a run is kept until its output is written."""
-    return output.with_name(f".{output.name}.state")
-
-
-def metrics_path(output: Path) -> Path:
-    """Where the course of a run is kept: beside the output, ``metrics.jsonl`` in a step's own folder."""
-    name = "metrics.jsonl" if output.name == "model.pt2" else f"{output.stem}.metrics.jsonl"
-    return output.with_name(name)
-
-
 def _run(request: Request, observers: Observers, method: Callable[..., TrainResult]) -> TrainingResult:
     from sslcli import targeting
     from sslcli.checkpoint.save import require_format
@@ -72,10 +61,12 @@ def _run(request: Request, observers: Observers, method: Callable[..., TrainResu
         _require_fitting(request, loaded, source, task)
         if request.command == "regularize":
             targeting.check_structures(loaded.model, loaded.example, chosen.step)
-        before = _measured(loaded.model, source, "validation", task)
+        with recorded_task_told(loaded.record):
+            before = _measured(loaded.model, source, "validation", task)
         if world.writes and not request.source.startswith("arch:"):
             inputs.warn_of_chance(before, source, request.source)
-        with _nearest_kept(request, loaded, source, world):
+        failure = None
+        try:
             trained = method(
                 loaded.model,
                 loaded.example,
@@ -92,7 +83,14 @@ def _run(request: Request, observers: Observers, method: Callable[..., TrainResu
                 identity={"threads": str(chosen.run.threads)},
                 world=world,
             )
-        return _finished(request, loaded, source, trained, before, task, world)
+        except targeting.TargetMissedError as error:
+            trained = error.nearest
+            failure = TargetError(error.what, f"the nearest model is {nearest_path(output)}")
+        except TargetError:
+            if world.writes:  # continued, it would diverge again; left, it would bar a lower strength
+                state_path(output).unlink(missing_ok=True)
+            raise
+        return _finished(request, loaded, source, trained, before, task, world, failure)
 
 
 def _require_fitting(request: Request, loaded: Checkpoint, source: DataSource, task: Task | None) -> None:
@@ -133,21 +131,27 @@ def _finished(
     before: dict[str, float],
     task: Task | None,
     world: World,
+    failure: TargetError | None,
 ) -> TrainingResult:
+    """Measure and save what came of it: the model, or the nearest where a target is missed, never as OUT."""
     from sslcli import checkpoint
 
     output = _path(request)
+    product = output if failure is None else nearest_path(output)
     metrics = _metrics(trained, source, task)
     record = _record(request, loaded, source, trained, metrics)
     if world.writes:
-        _require_still_free(request)
-        checkpoint.save(trained, output, record=record)
+        if failure is None:
+            _require_still_free(request)
+        checkpoint.save(trained, product, record=record)
+        if failure is None:
+            forget_nearest(request, output)
         state_path(output).unlink(missing_ok=True)
     fit = trained.fit
     return TrainingResult(
         command=request.command,
         source=request.source,
-        output=str(output),
+        output=str(product),
         data=source.describe(),
         epochs=fit.epochs,
         steps=fit.steps,
@@ -162,7 +166,17 @@ def _finished(
         notes=list(loaded.notes),
         course=str(metrics_path(output)),
         shape=shape_of_model(trained.model, trained.example),
+        target=_asked(request.settings.step, trained.reached),
+        failure=failure,
     )
+
+
+def _asked(options: Any, reached: Mapping[str, float]) -> dict[str, float]:
+    """The target by the names of what was reached; packed MACs are what a target for MACs may mean."""
+    asked = {name: options.target.get(name.removesuffix("_packed")) for name in reached if name != "drop"}
+    if reached:
+        asked["drop"] = options.max_drop
+    return {name: limit for name, limit in asked.items() if limit is not None}
 
 
 def _require_still_free(request: Request) -> None:
@@ -205,30 +219,6 @@ def _record(
         zero_groups=zeros or record.zero_groups,
         metrics=flat,
     )
-
-
-@contextlib.contextmanager
-def _nearest_kept(request: Request, loaded: Checkpoint, source: DataSource, world: World) -> Iterator[None]:
-    """Where a target is missed, the nearest model is kept as ``OUT.nearest.pt2``, never as OUT.
-
-    The state goes, also of a run that diverged: continued it would end the same way, and left it would stand
-    in the way of the same command with a lower strength.
-    """
-    try:
-        yield
-    except TargetError as error:
-        nearest = getattr(error, "nearest", None)
-        if world.writes and nearest is None:
-            state_path(_path(request)).unlink(missing_ok=True)
-        if nearest is None or not world.writes:
-            raise
-        from sslcli import checkpoint
-
-        output = _path(request)
-        path = nearest_path(output)
-        checkpoint.save(nearest, path, record=_record(request, loaded, source, nearest, {}))
-        state_path(output).unlink(missing_ok=True)
-        raise TargetError(error.what, f"the nearest model is {path}") from error
 
 
 def _teacher(request: Request) -> Any:

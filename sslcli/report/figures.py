@@ -115,8 +115,9 @@ def training_curves(step: str, records: Sequence[Json], prefix: str) -> list[Fig
         if title in ("strengths", "zero groups") and not any(len(set(curve.y)) > 1 for curve in curves):
             continue  # nothing happened
         if curves:
+            share = " %" if unit.startswith("%") else ""
             alt = f"{title} of {step}: " + ", ".join(
-                f"{curve.name} from {curve.y[0]:.4g} to {curve.y[-1]:.4g}" for curve in curves
+                f"{curve.name} from {curve.y[0]:.4g} to {curve.y[-1]:.4g}{share}" for curve in curves
             )
             name = f"{prefix}-{step}-{title.replace(' ', '-')}"
             svg = plots.curves(name, curves, x="epoch", y=unit, alt=alt, logarithmic=logarithmic)

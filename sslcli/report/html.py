@@ -15,7 +15,7 @@ from sslcli.errors import SslcliError
 from sslcli.files import atomic_output
 from sslcli.report import figures, network, page_tables
 from sslcli.report.figures import Figure
-from sslcli.report.runs import ReportResult, Run, read_run
+from sslcli.report.runs import ReportResult, Run, read_runs
 
 MARK = b'<meta name="generator" content="sslcli">'
 LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
@@ -51,8 +51,7 @@ def write_report(folders: Path | Sequence[Path], path: Path) -> ReportResult:
         InputError: a folder holds no run.
         OutputError: the page cannot be written.
     """
-    chosen = [folders] if isinstance(folders, Path) else list(folders)
-    runs = [read_run(folder) for folder in chosen]
+    runs = read_runs([folders] if isinstance(folders, Path) else folders)
     text = render_page(runs)
     with atomic_output(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

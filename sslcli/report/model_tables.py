@@ -47,7 +47,8 @@ def print_prune(console: Console, result: results.PruneResult) -> None:
         console.print(Text(f"{split}: {words}"))
     errors = _error(result.max_abs_error, result.max_rel_error)
     verified(console, f"{errors}, reloaded {result.reloaded_abs_error:.1e}")
-    file_line(console, "plan", result.plan)
+    if result.plan is not None:
+        file_line(console, "plan", result.plan)
     file_line(console, size(result.size_bytes), result.output)
 
 

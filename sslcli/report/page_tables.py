@@ -51,7 +51,7 @@ def tiles(run: Run) -> list[Tile]:
     found = [
         _accuracy_tile(run) or _metric_tile(before, after, metric_name(run.models)),
         _macs_tile(before, after),
-        _less_tile("parameters", before["params"], after["params"], numbers.count, "fewer"),
+        _parameters_tile(before, after),
         _size_tile(before, after),
         _latency_tile(run.models),
     ]
@@ -72,7 +72,7 @@ def models(run: Run) -> Grid:
                     f"{numbers.count(model[key])} ({numbers.per_cent(model[key] / dense)})"
                     for key in ("macs", "macs_packed")
                 ),
-                numbers.count(model["params"]),
+                f"{numbers.count(model['params'])}{' (ONNX)' if _is_onnx(model) else ''}",
                 numbers.size(_saved_bytes(model)) if _saved_bytes(model) else "",
                 _onnx(model),
                 "" if model["latency_ms"] is None else numbers.milliseconds(model["latency_ms"]),
@@ -274,7 +274,12 @@ def _quality(model: Json, name: str) -> str:
 
 def _saved_bytes(model: Json) -> int:
     """The size of the saved model; 0 where the model is known as ONNX alone."""
-    return 0 if model.get("onnx") == model["id"] else int(model["size_bytes"])
+    return 0 if _is_onnx(model) else int(model["size_bytes"])
+
+
+def _is_onnx(model: Json) -> bool:
+    """Whether the model is known as ONNX alone, where the parameters of norms are folded into the layers."""
+    return bool(model.get("onnx") == model["id"])
 
 
 def _onnx(model: Json) -> str:
@@ -305,6 +310,13 @@ def _macs_tile(before: Json, after: Json) -> Tile | None:
     words = f"packed {numbers.count(packed)}, {before['macs'] / packed:.2f} times fewer"
     meaning = "live rows times live columns of each layer, zeros left out"
     return replace(tile, details=[*tile.details, f"{words}: {meaning}"])
+
+
+def _parameters_tile(before: Json, after: Json) -> Tile | None:
+    """Parameters, where both models are counted in one format."""
+    if _is_onnx(before) != _is_onnx(after):
+        return None
+    return _less_tile("parameters", before["params"], after["params"], numbers.count, "fewer")
 
 
 def _size_tile(before: Json, after: Json) -> Tile | None:

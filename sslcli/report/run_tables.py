@@ -41,7 +41,8 @@ def print_run(console: Console, result: RunResult) -> None:
 def models_table(models: Sequence[ModelRow]) -> Table:
     """One row a model: error, what is left of the first model's cost, latency."""
     name = metric_name(models)
-    table = new_table("model", name, "MACs", "left", "params", "size", "ms", "speedup", "interval")
+    heads = ("model", name, "MACs", "left", "params", "size", "ms", "speedup", "interval")
+    table = new_table(*heads, gap=1 if any(_form(row) for row in models) else 2)
     dense = models[0]
     for row in models:
         table.add_row(
@@ -49,13 +50,18 @@ def models_table(models: Sequence[ModelRow]) -> Table:
             _quality(row, dense, name),
             count(row.macs),
             per_cent(row.macs / max(dense.macs, 1)),
-            count(row.params),
-            size(row.size_bytes),
+            f"{count(row.params)}{_form(row)}",
+            f"{size(row.size_bytes)}{_form(row)}",
             "" if row.latency_ms is None else f"{row.latency_ms:.3f}",
             speedup_cell(row.speedup, row.speedup_low, row.speedup_high),
             interval_cell(row.speedup_low, row.speedup_high),
         )
     return table
+
+
+def _form(row: ModelRow) -> str:
+    """A mark on what is counted of an ONNX file: norms are folded in it, and it holds less than a .pt2."""
+    return " onnx" if row.onnx == row.id else ""
 
 
 def layers_table(before: ModelRow, after: ModelRow, timed: Mapping[str, Row]) -> Table:

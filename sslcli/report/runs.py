@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,14 @@ class Run:
 def smallest(macs: Sequence[int]) -> int:
     """Which model has the fewest MACs, the last of equals; 0 are those of a model that nobody counted."""
     return min(reversed(range(len(macs))), key=lambda place: macs[place] or math.inf)
+
+
+def read_runs(folders: Iterable[Path]) -> list[Run]:
+    """The runs in their order; a folder that is named twice is one run."""
+    different: dict[Path, Path] = {}
+    for folder in folders:
+        different.setdefault(folder.resolve(), folder)
+    return [read_run(folder) for folder in different.values()]
 
 
 def read_run(folder: Path) -> Run:

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from sslcli.data.catalogue import load_data
 from sslcli.data.source import DataSource
-from sslcli.errors import UsageError
 from sslcli.graph.groups import GroupSet
 from sslcli.graph.normalise import normalise
 from sslcli.graph.slots import Structure, analyse
 from sslcli.graph.trace import trace
-from sslcli.options.training import RegularizeOptions, TrainOptions
+from sslcli.options.training import RegularizeOptions, TrainOptions, completed, nothing_may_go
 from sslcli.sparsity.penalty import WeightedSet
 from sslcli.sparsity.zeros import zero_groups, zero_masks
 from sslcli.targeting.budget import Budget
@@ -140,16 +139,17 @@ def regularize(
         world: processes that train together.
 
     Raises:
-        UsageError: no structure is given.
+        UsageError: no structure is given, or options contradict each other.
         InputError: a structure matches nothing in the network.
         TargetError: training diverged or collapsed, or the target was not met.
 
     Reference:
         Wen et al., "Learning Structured Sparsity in Deep Neural Networks", 2016.
     """
-    options = _complete(options or RegularizeOptions.model_validate({}), structures)
+    options = completed(options or RegularizeOptions.model_validate({}), structures)
     structure = _structure(model, example)
     penalties = weighted_sets(structure, options.structures, options.size_weights, options.depth_unit)
+    _require_groups(options, penalties)
     held = recorded_sets(structure, zeros or {}) if options.freeze_zeros else []
     source, trained = _source(data, seed), _copy(model, device)
     steps = plan_course(options, len(source.split("train")), batch_size).phases[0].steps
@@ -271,39 +271,24 @@ def _collapse(fit: FitResult) -> list[str]:
     return [f"{after}, so the weights {kept} are kept"]
 
 
-def _complete(options: RegularizeOptions, structures: object) -> RegularizeOptions:
-    """The options with the structures given, and with what a target needs where nothing else was said."""
-    changes: dict[str, object] = {} if structures is None else {"structures": structures}
-    if options.target:
-        changes["keep"] = "best"  # of the fine-tuning, all of whose epochs meet the target
-        if not options.finetune_epochs:
-            changes["finetune_epochs"] = max(1, options.epochs // 2)
-        if not options.structures and structures is None:
-            changes["structures"] = {"filter": 1.0}
-    elif options.max_drop is not None:
-        raise UsageError("--max-drop without a target limits nothing", "give --target macs=0.5 too")
-    elif options.replay is not None:
-        raise UsageError("--replay repeats a run with a target", "give the same --target as then too")
-    options = RegularizeOptions.model_validate({**options.model_dump(), **changes})
-    if not options.structures:
-        raise UsageError(
-            "no structure to regularize is given", "such as --structure filter=0.005, or --target macs=0.5"
-        )
-    return options
-
-
 def check_structures(model: nn.Module, example: tuple[Any, ...], options: RegularizeOptions) -> None:
     """Refuse options that name no structure of the network, before data are read through it.
 
     Raises:
-        UsageError: no structure is given.
+        UsageError: no structure is given, or none that may lose groups for a target.
         InputError: a structure matches nothing in the network.
     """
-    options = _complete(options, None)
-    if any(entry.match != "*" for entry in options.structures):
-        weighted_sets(
-            _structure(model, example), options.structures, options.size_weights, options.depth_unit
-        )
+    options = completed(options)
+    if options.target or any(entry.match != "*" for entry in options.structures):
+        structure = _structure(model, example)
+        penalties = weighted_sets(structure, options.structures, options.size_weights, options.depth_unit)
+        _require_groups(options, penalties)
+
+
+def _require_groups(options: RegularizeOptions, penalties: Sequence[WeightedSet]) -> None:
+    """Refuse a target where the strengths leave nothing that may go, before anything is trained."""
+    if options.target and not any(weighted.strength > 0 for weighted in penalties):
+        raise nothing_may_go(options)
 
 
 def _source(data: DataSource | str, seed: int) -> DataSource:

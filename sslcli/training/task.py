@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from sslcli.errors import DataError, InputError, UsageError, kind_of
 
@@ -126,6 +127,7 @@ def classification(label_smoothing: float = 0.0) -> Task:
     """Cross entropy and accuracy on logits (N, classes) and class numbers (N,)."""
 
     def loss(outputs: Any, targets: Tensor) -> Tensor:
+        _check_form(outputs, targets)
         main, auxiliary = heads(outputs)
         _check_labels(main, targets)
         total = F.cross_entropy(main, targets, label_smoothing=label_smoothing)
@@ -134,6 +136,49 @@ def classification(label_smoothing: float = 0.0) -> Task:
         return total
 
     return Task("classification", loss, correct, distill=soft_cross_entropy)
+
+
+class NotClassesError(InputError):
+    """A model or data that have another task than classification, while none is named."""
+
+
+def _check_form(outputs: Any, targets: Any) -> None:
+    """Raise NotClassesError unless all outputs are (N, classes, ...) and the targets fit them."""
+    tensors = [value for value in _values(outputs).values() if isinstance(value, Tensor)]
+    first = tensors[0].shape if tensors else torch.Size()
+    expected = (first, first[:1] + first[2:])  # probabilities, or class numbers
+    if (
+        len(first) < 2
+        or any(tensor.shape != first for tensor in tensors)
+        or not (isinstance(targets, Tensor) and targets.shape in expected)
+    ):
+        raise NotClassesError(
+            f"classification takes outputs (samples, classes) and targets (samples), but the model gives "
+            f"{_shapes(outputs)} and the data {_shapes(targets)}",
+            "name what is learned with --task file.py:factory",
+        )
+
+
+def _values(value: Any) -> dict[Any, Any]:
+    """The parts of a model's outputs by name or number."""
+    if isinstance(value, dict):
+        return value
+    return dict(enumerate(value)) if isinstance(value, tuple | list) else {0: value}
+
+
+def _shapes(value: Any) -> str:
+    """The shape of each part, named where it has a name, the batch as ``samples``."""
+    parts = [
+        f"{name}: {_shape(part)}" if isinstance(name, str) else _shape(part)
+        for name, part in _values(value).items()
+    ]
+    return " and ".join(parts) or kind_of(value)
+
+
+def _shape(part: Any) -> str:
+    if not isinstance(part, Tensor):
+        return kind_of(part)
+    return f"({', '.join(['samples', *map(str, part.shape[1:])])})" if part.dim() else "a scalar"
 
 
 def _check_labels(outputs: Tensor, targets: Tensor) -> None:
@@ -148,7 +193,12 @@ def _check_labels(outputs: Tensor, targets: Tensor) -> None:
 
 
 def correct(outputs: Any, targets: Tensor) -> Tensor:
-    """1.0 where the largest logit is the target's, else 0.0; shape (N,)."""
+    """1.0 where the largest logit is the target's, else 0.0; shape (N,).
+
+    Raises:
+        NotClassesError: outputs or targets are not those of a classifier.
+    """
+    _check_form(outputs, targets)
     return (heads(outputs)[0].argmax(dim=1) == targets).float()
 
 
@@ -167,14 +217,13 @@ def heads(outputs: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The main output of a network and those of its auxiliary heads (some networks have them in training)."""
     if isinstance(outputs, Tensor):
         return outputs, ()
-    values = outputs.values() if isinstance(outputs, dict) else outputs
-    tensors = [value for value in values if isinstance(value, Tensor)]
+    tensors = [value for value in _values(outputs).values() if isinstance(value, Tensor)]
     return tensors[0], tuple(tensors[1:])
 
 
 def is_constant(outputs: Any) -> Tensor:
     """Whether every sample of a batch got the same output, as a bool scalar; False for single samples."""
-    main, _ = heads(outputs)
-    if len(main) < 2:
+    main = next((leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)), torch.zeros(()))
+    if main.dim() == 0 or len(main) < 2:
         return torch.zeros((), dtype=torch.bool, device=main.device)
     return (main == main[:1]).all()

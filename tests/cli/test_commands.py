@@ -1,6 +1,7 @@
 """Every command on a real model and real digits, small enough to take seconds."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import sslcli
 from sslcli import checkpoint
 from sslcli.cli.main import main
 from sslcli.models import create
+from sslcli.report.schemas import json_schemas
 
 SPARSE = """\
 version: 1
@@ -334,15 +336,57 @@ def test_a_side_output_replaces_only_its_own_kind(words, tmp_path, monkeypatch, 
     assert mine.stat().st_size > 0
 
 
+_TOLD = ["--json", "small.json", "--depfile", "small.d"]
+
+
 def test_a_target_that_pruning_cannot_meet_keeps_the_nearest_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["prune", "arch:lenet", "--target", "macs=0.0001", "-o", "small.pt2"]) == 5
+    assert main(["prune", "arch:lenet", "--target", "macs=0.0001", "-o", "small.pt2", *_TOLD]) == 5
     said = capsys.readouterr().err
     assert "would be left" in said
     assert "the nearest model is small.nearest.pt2" in said
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.nearest.pt2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.json", "small.nearest.pt2"]
+    result = json.loads(Path("small.json").read_text())
+    assert result["failure"]["exit_code"] == 5
+    assert (result["output"], result["plan"]) == ("small.nearest.pt2", None)
+    assert result["target"] == {"macs": 0.0001}
+    assert result["reached"]["macs"] == result["macs_after"] / result["macs_before"] > 0.0001
+    assert result.keys() == json_schemas()["sslcli/prune/1"]["properties"].keys()
+    assert main(["prune", "small.nearest.pt2", "--target", "macs=0.5", "-o", "small.pt2"]) == 9
+    assert "small.nearest.pt2 is where the nearest model of small.pt2 goes" in capsys.readouterr().err
     nearest, _ = sslcli.load("small.nearest.pt2")
     assert all(weight.shape[0] == 1 for name, weight in nearest.named_parameters() if name == "conv1.weight")
+
+
+def test_a_nearest_model_goes_when_the_target_is_met(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["prune", "arch:lenet", "--target", "macs=0.0001", "-o", "small.pt2", "-q"]) == 5
+    Path("other.nearest.pt2").write_bytes(Path("small.nearest.pt2").read_bytes())
+    assert main(["prune", "arch:lenet", "--target", "macs=0.5", "-o", "small.pt2", "-q"]) == 0
+    assert main(["prune", "small.pt2", "-o", "other.pt2", "-q"]) == 0
+    kept = sorted(path.name for path in tmp_path.glob("*.pt2"))
+    assert kept == ["other.nearest.pt2", "other.pt2", "small.pt2"]  # of another model
+
+
+def test_a_target_that_training_misses_is_told_with_what_was_reached(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["regularize", "arch:lenet", "--data", "mnist-5k", "--max-steps", "2", "-o", "small.pt2"]
+    assert main([*words, "--target", "macs=0.001", "--max-drop", "90", *_TOLD]) == 5
+    shown = capsys.readouterr()
+    assert "the nearest model is small.nearest.pt2" in shown.err
+    assert "small.nearest.pt2" in shown.out
+    result = json.loads(Path("small.json").read_text())
+    assert result.keys() == json_schemas()["sslcli/regularize/1"]["properties"].keys()
+    assert result["output"] == "small.nearest.pt2"
+    assert result["failure"]["what"].startswith("the target was not met: macs is")
+    assert result["target"] == {"macs": 0.001, "drop": 90}
+    assert result["reached"].keys() == {"macs", "drop"}
+    assert result["reached"]["macs"] > 0.001
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "small.json", "small.metrics.jsonl", "small.nearest.pt2"
+    ]  # fmt: skip
+    assert main([*words, "--target", "macs=0.9"]) == 0
+    assert not Path("small.nearest.pt2").exists()
 
 
 def test_models_that_take_different_inputs_are_not_compared(tmp_path, monkeypatch, capsys):

@@ -170,6 +170,13 @@ def test_a_shell_completes_commands_options_and_choices():
     assert completed("pru") == ["prune"]
     assert completed("prune", "x.pt2", "--thr") == ["--threshold", "--threads"]
     assert completed("regularize", "x.pt2", "--solver", "p") == ["prox"]
+    assert completed("regularize", "x.pt2", "--target", "") == ["macs=", "params=", "latency="]
+    assert completed("prune", "x.pt2", "--target", "") == ["macs=", "params="]
+    assert completed("export", "x.pt2", "--lower", "compact-") == [
+        "compact-8",
+        "compact-16",
+        "compact-columns",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Plain mistakes of a user: one sentence that names the flag, the file or the line, and the exit code."""
 
+import json
 import os
 import stat
 import textwrap
@@ -66,6 +67,30 @@ CODE = """
 
     def number():
         return 3
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kind, self.odd = nn.Linear(192, 10), nn.Linear(192, 1)
+
+        def forward(self, x):
+            x = x.flatten(1)
+            return self.kind(x), self.odd(x)
+
+    class Named(Two):
+        def forward(self, x):
+            kind, odd = super().forward(x)
+            return {"kind": kind, "odd": odd}
+
+    class Flat(Two):
+        def forward(self, x):
+            return self.odd(x.flatten(1))[:, 0]
+
+    def of_two(outputs, targets):
+        return F.cross_entropy(outputs[0], targets)
+
+    def two():
+        return sslcli.Task("two", of_two, lambda outputs, targets: right(outputs[0], targets))
 """
 NET = ["arch:code.py:build", "--input-shape", "3,8,8"]
 DATA = ["--data", "code.py:data", "-b", "16", "--epochs", "1"]
@@ -137,6 +162,36 @@ def test_a_task_of_the_wrong_kind_is_the_tasks_fault(capfd, task, hint):
     assert hint in said
     assert "the data" not in said
     assert left_behind() == []
+
+
+@pytest.mark.parametrize(
+    ("net", "gives"),
+    [
+        ("Two", "the model gives (samples, 10) and (samples, 1) and the data (samples)"),
+        ("Named", "the model gives kind: (samples, 10) and odd: (samples, 1) and the data (samples)"),
+        ("Flat", "the model gives (samples) and the data (samples)"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_model_that_is_no_classifier_needs_a_task(capfd, command, net, gives):
+    rest = [*DATA, "-o", "x.pt2"] if command == "train" else DATA[:2]
+    said = refused(capfd, 3, command, f"arch:code.py:{net}", "--input-shape", "3,8,8", *rest)
+    assert gives in said
+    assert said.endswith("; name what is learned with --task file.py:factory")
+    assert left_behind() == []
+
+
+def test_the_task_that_a_record_names_is_told_and_not_run(capfd):
+    task = ["--task", "code.py:two"]
+    source = ["arch:code.py:Two", "--input-shape", "3,8,8"]
+    assert main(["train", *source, *DATA, *task, "-o", "two.pt2", "-q"]) == 0
+    capfd.readouterr()
+    Path("code.py").rename("mine.py")
+    said = refused(capfd, 3, "evaluate", "two.pt2", "--data", "mine.py:data")
+    assert said.endswith("; the model's record names the task it has learned: give --task code.py:two")
+    said = refused(capfd, 3, "train", "two.pt2", "--data", "mine.py:data", "-o", "x.pt2", "-q")
+    assert "give --task code.py:two" in said
+    assert main(["evaluate", "two.pt2", "--data", "mine.py:data", "--task", "mine.py:two"]) == 0
 
 
 def test_an_input_shape_that_the_data_contradict_is_refused_before_training(capfd):
@@ -228,6 +283,35 @@ def test_a_model_of_another_shape_is_told_without_a_traceback(capfd):
 def test_structures_are_looked_at_before_data_are_read(capfd, monkeypatch, structure, code, says):
     monkeypatch.setattr("sslcli.pipeline.training_jobs._measured", None)
     assert says in refused(capfd, code, "regularize", *NET, *DATA, "-o", "x.pt2", *structure)
+
+
+@pytest.mark.parametrize("rehearsed", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--max-drop", "1"], "--max-drop without a target limits nothing"),
+        ([], "no structure to regularize is given"),
+        (["--target", "macs=0.5", "--keep", "last"], "--keep last does not go with a target"),
+        (["--target", "macs=0.5", "--structure", "filter=0"], "the target macs=0.5 cannot be met"),
+    ],
+)
+def test_options_that_contradict_are_refused_in_the_rehearsal_too(capfd, options, says, rehearsed):
+    assert says in refused(capfd, 2, "regularize", *NET, *DATA, "-o", "x.pt2", *options, *rehearsed)
+    assert left_behind() == []
+
+
+def test_a_target_is_refused_where_later_strengths_take_all_groups_back(capfd):
+    structures = ["--structure", "filter=1", "--structure", "filter=0@*[0-9]*"]
+    said = refused(capfd, 2, "regularize", *NET, *DATA, "-o", "x.pt2", "--target", "macs=0.5", *structures)
+    assert "since no --structure lets groups go" in said
+
+
+def test_a_rehearsal_shows_what_a_target_completes(capfd):
+    words = ["regularize", *NET, *DATA, "-o", "x.pt2", "--target", "macs=0.5", "--dry-run", "--json", "-"]
+    assert main(words) == 0
+    shown = json.loads(capfd.readouterr().out)["options"]
+    assert (shown["keep"], shown["finetune_epochs"]) == ("best", 1)
+    assert shown["structures"] == [{"name": "filter", "strength": 1.0, "match": "*"}]
 
 
 def test_a_plan_knows_the_shape_of_its_inputs(plan, capfd):

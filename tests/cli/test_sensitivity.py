@@ -1,7 +1,9 @@
 import json
+from dataclasses import replace
 
 import pytest
 
+from sslcli import checkpoint
 from sslcli.cli.main import main
 
 FACTORY = """\
@@ -41,3 +43,16 @@ def test_every_layer_has_a_curve_in_table_and_json(data, tmp_path, capfd):
 def test_sensitivity_without_data_is_an_error(capfd):
     assert main(["inspect", "arch:lenet", "--sensitivity"]) == 3
     assert "--sensitivity needs data" in capfd.readouterr().err
+
+
+def test_the_data_that_the_models_record_names_are_used(tmp_path, capfd):
+    path = str(tmp_path / "m.pt2")
+    loaded = checkpoint.load("arch:lenet")
+    checkpoint.save(
+        loaded.model, path, example=loaded.example, record=replace(loaded.record, data="mnist-5k")
+    )
+    assert main(["inspect", path, "--sensitivity"]) == 0
+    assert "of 400 validation samples" in capfd.readouterr().out
+    learned = ["--target", "macs=0.5", "--importance", "taylor", "--json", "-"]
+    assert main(["prune", path, "-o", str(tmp_path / "small.pt2"), *learned]) == 0
+    assert json.loads(capfd.readouterr().out)["metrics"]["test"].keys() == {"accuracy", "loss"}

@@ -170,6 +170,8 @@ def _compressed(place: Place) -> None:
 
 _INPUTS = (InputSpec((1, 28, 28)),)
 _CODE = Record(arch="evil.py:make", inputs=_INPUTS)
+_CODE_AS_DATA = Record(arch="lenet", inputs=_INPUTS, data="evil.py:make")
+_MODULE_AS_DATA = Record(arch="lenet", inputs=_INPUTS, data="evil:make")
 _HUGE = Record(arch="mlp", arch_args={"hidden": [1 << 40]}, inputs=_INPUTS)
 _HUGE_INPUT = Record(arch="lenet", inputs=(InputSpec((1, 1 << 20, 1 << 20)),))
 _PLAN = {
@@ -213,6 +215,42 @@ PT2 = [
         _changed(_recorded(_CODE)),
         "inspect m.pt2 -q",
         code=0,
+    ),
+    Case(
+        "a record that names a file of code as its data, measured",
+        _changed(_recorded(_CODE_AS_DATA)),
+        "evaluate m.pt2 -q",
+        "give --data evil.py:make to run it",
+    ),
+    Case(
+        "a record that names a module as its data, measured",
+        _changed(_recorded(_MODULE_AS_DATA)),
+        "evaluate m.pt2 -q",
+        "give --data evil:make to run it",
+    ),
+    Case(
+        "a record that names a file of code as its data, trained",
+        _changed(_recorded(_CODE_AS_DATA)),
+        "train m.pt2 -o out.pt2 --max-steps 1 -q",
+        "give --data evil.py:make to run it",
+    ),
+    Case(
+        "a record that names a file of code as its data, regularized",
+        _changed(_recorded(_CODE_AS_DATA)),
+        "regularize m.pt2 -o out.pt2 --structure filter=1 -q",
+        "give --data evil.py:make to run it",
+    ),
+    Case(
+        "a record that names a file of code as its data, inspected",
+        _changed(_recorded(_CODE_AS_DATA)),
+        "inspect m.pt2 --sensitivity -q",
+        "give --data evil.py:make to run it",
+    ),
+    Case(
+        "a record that names a file of code as its data, pruned",
+        _changed(_recorded(_CODE_AS_DATA)),
+        "prune m.pt2 -o small.pt2 --recalibrate 1 -q",
+        "give --data evil.py:make to run it",
     ),
     Case(
         "a record whose class would need terabytes: the graph is used",

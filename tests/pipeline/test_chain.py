@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from sslcli.errors import GateError, Interrupted, ModelError, OutputError, RecipeError, UsageError
+from sslcli.errors import (
+    GateError,
+    Interrupted,
+    ModelError,
+    OutputError,
+    RecipeError,
+    TargetError,
+    UsageError,
+)
 from sslcli.files import lock_output
 from sslcli.pipeline import cache, chain, jobs
 from sslcli.pipeline.command_line import run_command_line
@@ -256,6 +264,19 @@ def test_a_failed_gate_ends_the_run_keeps_the_numbers_and_is_not_cached(run, cal
         assert isinstance(result.failure, GateError)
         assert states(result)["second"] == "failed"
         assert "third" not in states(result)
+
+
+def test_a_step_that_missed_its_target_made_no_model(run, calls, monkeypatch):
+    def job(request, observers):
+        return TrainingResult("", "", "", {}, 1, 1, 0.0, {}, {}, failure=TargetError("too large"))
+
+    monkeypatch.setitem(jobs.JOBS, "regularize", job)
+    with pytest.raises(TargetError, match="too large"):
+        run()
+    calls.names()
+    with pytest.raises(TargetError, match="too large"):
+        run()  # again, since the step is not done
+    assert calls.names() == []
 
 
 @pytest.mark.parametrize(

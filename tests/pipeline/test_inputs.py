@@ -161,3 +161,12 @@ def test_a_checkpoint_that_guesses_is_told_of(images, middle, guesses, tmp_path,
     assert ("a.pt2 is no better than chance" in capsys.readouterr().err) == guesses
     assert main(f"evaluate a.pt2 --data {images} --split train".split()) == 0
     assert ("a.pt2 is no better than chance" in capsys.readouterr().err) == guesses
+
+
+@pytest.mark.parametrize("name", ["hook.py:make", "hook:make", "../hook.py:make"])
+def test_a_factory_that_only_the_record_names_is_not_run(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hook.py").write_text("raise SystemExit(77)\n")
+    with pytest.raises(DataError, match="as its data, which is code") as raised:
+        load_data(options(), Record(data=name), 0, None)
+    assert raised.value.hint == f"give --data {name} to run it"

@@ -90,6 +90,8 @@ def test_onnx_is_compared_with_onnx_and_each_file_is_named(folder):
     cells = {row[0]: dict(zip(grid.heads, row, strict=True)) for row in grid.rows}
     assert (cells["dense-onnx"]["saved model"], cells["dense-onnx"]["ONNX file"]) == ("", "9 B")
     assert (cells["small-pt2"]["saved model"], cells["small-pt2"]["ONNX file"]) == ("6 B", "5 B (small-onnx)")
+    assert cells["dense-onnx"]["parameters"].endswith(" (ONNX)")
+    assert "ONNX" not in cells["small-pt2"]["parameters"]
     assert cells["small-pt2"]["test error"] == "25.00 % (small-onnx)"
     tile = next(tile for tile in page_tables.tiles(run) if tile.label == "ONNX file")
     assert (tile.before, tile.after) == ("9 B", "5 B")
@@ -104,7 +106,9 @@ def test_the_size_of_a_file_beside_the_results_is_known_wherever_the_report_is_m
 
 def test_a_saved_model_is_never_compared_with_an_onnx_file(folder):
     (folder / "small.onnx.json").unlink()
-    assert not {"ONNX file", "saved model"} & {tile.label for tile in page_tables.tiles(read_run(folder))}
+    assert not {"ONNX file", "saved model", "parameters"} & {
+        tile.label for tile in page_tables.tiles(read_run(folder))
+    }
 
 
 def test_of_two_exports_the_one_that_was_timed_is_named(folder):

@@ -192,7 +192,9 @@ def test_names_are_text_not_markup(write_run, tmp_path):
 
 
 def test_several_runs_stand_side_by_side(write_run, tmp_path):
-    made = write_report([write_run(tmp_path / "one"), write_run(tmp_path / "two")], tmp_path / "report.html")
+    one = write_run(tmp_path / "one")
+    again = tmp_path / "two" / ".." / "one"
+    made = write_report([one, write_run(tmp_path / "two"), again], tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text())
     assert made.runs == ["one", "two"]
     assert "The runs side by side" in page.words

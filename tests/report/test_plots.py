@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from sslcli.report import plots
+from sslcli.report import figures, plots
 from sslcli.report.labels import Rectangle, place_labels
 from sslcli.report.svg import drawing
 
@@ -151,3 +151,10 @@ def test_matplotlibs_settings_are_put_back_and_pyplot_is_not_used():
     charts()
     assert [dict.__getitem__(mpl.rcParams, name) for name in sorted(mpl.rcParams)] == before
     assert ("matplotlib.pyplot" in sys.modules) == loaded
+
+
+def test_alternative_texts_of_shares_have_their_unit():
+    records = [{"epoch": e, "metrics": {"accuracy": 0.9475 + e / 100}, "loss": 1.0 / (e + 1)} for e in (0, 1)]
+    texts = [figure.caption for figure in figures.training_curves("dense", records, "run1")]
+    assert "accuracy of dense: accuracy from 94.75 to 95.75 %" in texts
+    assert "loss of dense: loss from 1 to 0.5" in texts

@@ -226,6 +226,17 @@ def test_a_run_closes_with_the_papers_table(run_result):
     assert lines[-1] == "report: runs/demo/report.html"
 
 
+def test_a_model_that_is_known_as_onnx_alone_is_marked(run_result):
+    dense, small = run_result.models
+    exported = dataclasses.replace(dense, onnx="baseline", size_bytes=118_500)
+    lines = printed(dataclasses.replace(run_result, models=[exported, small])).splitlines()
+    row = next(line for line in lines if line.startswith("baseline") and "kB" in line)
+    assert "118.5 kB onnx" in row
+    assert "431 k onnx" in row
+    assert max(map(len, lines)) <= 80
+    assert "onnx" not in next(line for line in lines if line.startswith("small") and "kB" in line)
+
+
 def test_an_error_of_more_than_half_a_point_is_red(run_result):
     worse = dataclasses.replace(run_result.models[1], error=0.02)
     text = printed(dataclasses.replace(run_result, models=[run_result.models[0], worse]), colour=True)
