@@ -11,30 +11,30 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from sslcli.bench.placement import PROVIDER_NAMES, require_provider
 from sslcli.errors import DeviceError, GraphError, ModelError, VerificationError
 from sslcli.lowering import protos
 from sslcli.lowering.protos import Array
+from sslcli.options.common import Provider
 from sslcli.reference import describe
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}
 ONE_FILE_BYTES = 2**31 - 2**20  # protobuf's limit, less room for the graph itself
 
 
 def session(
-    model: onnx.ModelProto | bytes | Path, *, provider: str = "cpu", threads: int = 1, optimise: bool = True
+    model: onnx.ModelProto | bytes | Path,
+    *,
+    provider: Provider = "cpu",
+    threads: int = 1,
+    optimise: bool = True,
 ) -> ort.InferenceSession:
     """An inference session with the threads set, warnings off and no fall-back to another provider.
 
     Raises:
         DeviceError: the provider is not in this build of onnxruntime.
     """
-    name = PROVIDERS[provider]
-    if name not in ort.get_available_providers():
-        raise DeviceError(
-            f"this onnxruntime has no {name}",
-            "install onnxruntime-gpu in place of onnxruntime" if provider == "cuda" else None,
-        )
+    require_provider(provider)
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4  # what goes wrong is raised and told once
@@ -42,19 +42,21 @@ def session(
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
     return ort.InferenceSession(
-        str(source) if isinstance(source, Path) else source, sess_options=options, providers=[name]
+        str(source) if isinstance(source, Path) else source,
+        sess_options=options,
+        providers=[(PROVIDER_NAMES[provider], {"use_tf32": "0"} if provider == "cuda" else {})],
     )
 
 
 def run(
-    model: onnx.ModelProto | bytes | Path, feeds: Mapping[str, Array], provider: str = "cpu"
+    model: onnx.ModelProto | bytes | Path, feeds: Mapping[str, Array], provider: Provider = "cpu"
 ) -> list[Array]:
     """The outputs, those that are sequences or maps as their parts one after the other."""
     return list(_flat(session(model, provider=provider).run(None, dict(feeds))))
 
 
 def run_known(
-    model: onnx.ModelProto, feeds: Mapping[str, Array], what: str, provider: str = "cpu"
+    model: onnx.ModelProto, feeds: Mapping[str, Array], what: str, provider: Provider = "cpu"
 ) -> list[Array]:
     """``run``, with whatever ONNX Runtime says of the model as one error.
 

@@ -127,7 +127,9 @@ def images(tmp_path):
 
 
 def test_what_is_assumed_of_image_folders_is_said(images, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("sslcli"), "propagate", True)  # a command before this ended it
+    # A command that ran in this process before has set both.
+    monkeypatch.setattr(logging.getLogger("sslcli"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="sslcli")
     load_data(options(data=images), Record(), 0, None)
     assert "are resized to 3x224x224; --input-shape" in caplog.text
     assert "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225" in caplog.text
