@@ -24,6 +24,7 @@ from sslcli.lowering.sites import infer_shapes
 _JOINING = frozenset({"Add", "Sub", "Mul", "Sum", "Max", "Min"})
 _POOLING = frozenset({"ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"})
 _MOST_GROWTH = 1.5
+Shapes = Mapping[str, tuple[int | None, ...]]
 _CHANNELS_FIRST = 3  # axes of what has places behind the channels
 
 
@@ -77,7 +78,7 @@ def _family(
     graph: onnx.GraphProto,
     start: onnx.NodeProto,
     channels: int,
-    shapes: Mapping[str, tuple[int | None, ...]],
+    shapes: Shapes,
 ) -> _Family | None:
     """All layers that share the filters of ``start``; None where one of them cannot be padded."""
     found = _Family()
@@ -95,19 +96,21 @@ def _family(
         if not is_flat:
             if len(shape) < _CHANNELS_FIRST or shape[1] != channels:
                 return None
-            above = _above(graph, writers[value], channels, found)
+            above = _above(graph, writers[value], channels, shapes, found)
             if above is None:
                 return None
             queue += [(name, False) for name in above]
         for reader in readers[value]:
-            below = _below(graph, reader, value, is_flat, channels, found)
+            below = _below(graph, reader, entry, channels, shapes, found)
             if below is None:
                 return None
             queue += below
     return found
 
 
-def _above(graph: onnx.GraphProto, node: onnx.NodeProto, channels: int, found: _Family) -> list[str] | None:
+def _above(
+    graph: onnx.GraphProto, node: onnx.NodeProto, channels: int, shapes: Shapes, found: _Family
+) -> list[str] | None:
     """The values that a writer has its channels from, none for a layer; None where it is unfit."""
     if node.domain not in ("", "ai.onnx") or len(node.output) != 1:
         return None
@@ -117,18 +120,24 @@ def _above(graph: onnx.GraphProto, node: onnx.NodeProto, channels: int, found: _
     if node.op_type == "Conv" and _is_writer(graph, node):
         found.writers[node.name] = node
         return []
-    if node.op_type in PASSING or _pools(graph, node):
+    if node.op_type in PASSING or _pools(graph, node, shapes):
         return [node.input[0]]
-    return list(node.input) if node.op_type in _JOINING else None
+    return list(node.input) if _joins(node, shapes) else None
 
 
 def _below(
-    graph: onnx.GraphProto, node: onnx.NodeProto, value: str, is_flat: bool, channels: int, found: _Family
+    graph: onnx.GraphProto,
+    node: onnx.NodeProto,
+    entry: tuple[str, bool],
+    channels: int,
+    shapes: Shapes,
+    found: _Family,
 ) -> list[tuple[str, bool]] | None:
     """The values that a reader hands channels on to, none for one that mixes them; None where it is unfit."""
+    value, is_flat = entry
     if node.domain not in ("", "ai.onnx") or len(node.output) != 1:
         return None
-    if node.op_type in _JOINING and not is_flat:
+    if not is_flat and _joins(node, shapes):
         return [(node.output[0], False)]
     if node.input[0] != value or list(node.input).count(value) != 1:
         return None
@@ -136,7 +145,7 @@ def _below(
         return [(node.output[0], is_flat)]
     if node.op_type == "Flatten" and not is_flat and protos.integer(node, "axis", 1) == 1:
         return [(node.output[0], True)]
-    if not is_flat and _pools(graph, node):
+    if not is_flat and _pools(graph, node, shapes):
         return [(node.output[0], not protos.integer(node, "keepdims", 1))]
     if not is_flat and _is_depthwise(graph, node, channels):
         return [(node.output[0], False)]
@@ -147,8 +156,13 @@ def _below(
     return []
 
 
-def _pools(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
-    """Whether a node reduces all places of each channel to one, written with axes from the front."""
+def _joins(node: onnx.NodeProto, shapes: Shapes) -> bool:
+    """Whether a node takes its inputs element by element, the channels of all on the same axis."""
+    return node.op_type in _JOINING and len({len(shapes.get(name, ())) for name in node.input}) == 1
+
+
+def _pools(graph: onnx.GraphProto, node: onnx.NodeProto, shapes: Shapes) -> bool:
+    """Whether a node reduces all places of each channel to one."""
     if node.op_type not in _POOLING:
         return False
     axes = protos.integers(node, "axes", [])
@@ -157,7 +171,8 @@ def _pools(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
         if node.input[1] not in known:
             return False
         axes = protos.array(known[node.input[1]]).tolist()
-    return bool(axes) and sorted(axes) == list(range(2, 2 + len(axes)))
+    rank = len(shapes.get(node.input[0], ()))
+    return rank >= _CHANNELS_FIRST and sorted(axis % rank for axis in axes) == list(range(2, rank))
 
 
 def _columns(graph: onnx.GraphProto, node: onnx.NodeProto, is_flat: bool, channels: int) -> int | None:

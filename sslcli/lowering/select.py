@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from sslcli.bench import time_models
 from sslcli.bench.graphs import fixed_batch
 from sslcli.bench.inputs import RunSettings
 from sslcli.bench.statistics import Ratio, paired_ratio
-from sslcli.errors import GraphError, InputError, UsageError
+from sslcli.errors import GraphError, InputError, UsageError, VerificationError
 from sslcli.lowering import check, forms, protos
 from sslcli.lowering.clean import clean
 from sslcli.lowering.drop_channels import drop_channels
@@ -27,6 +28,7 @@ from sslcli.lowering.sites import Site, find_sites
 from sslcli.lowering.timings import Timed, cache_folder, question, recall, remember
 from sslcli.options.export import DType
 
+_log = logging.getLogger(__name__)
 _CONFIRM_S = 2.0
 _BLOCKS = (1, 4, 8, 16)
 
@@ -116,7 +118,7 @@ def lower(
     start, decisions = base, list[Decision]()
     if choice == "auto":
         plain, norms = _cheaper_norms(base, settings, dtype)
-        start, decisions, sparse = _other_channels(plain, settings, dtype)
+        start, decisions, sparse = _other_channels(plain, settings, dtype, folder)
         decisions = [*norms, *decisions]
     else:
         sparse = {name for name, site in find_sites(start).items() if is_sparse(site)}
@@ -162,7 +164,7 @@ def _cheaper_norms(
 
 
 def _other_channels(
-    base: onnx.ModelProto, settings: RunSettings, dtype: DType
+    base: onnx.ModelProto, settings: RunSettings, dtype: DType, folder: Path | None
 ) -> tuple[onnx.ModelProto, list[Decision], set[str]]:
     """The model without dead channels, and with their number as kernels like it; or as it is where that wins.
 
@@ -178,11 +180,10 @@ def _other_channels(
         if gone or added:
             name = f"{'drop' if gone else 'pad'}-channels-{block}"
             variants[name], plain[name] = (padded, gone, added), dropped
-    chosen, timings = DENSE, dict[str, Timed]()
-    if variants:
-        models = {name: convert(model, dtype) for name, (model, _, _) in variants.items()}
-        timings = measure({DENSE: convert(base, dtype), **models}, replace(settings, budget_s=_CONFIRM_S))
-        chosen = best(timings)
+    timings = _whole_timings(
+        base, {name: model for name, (model, _, _) in variants.items()}, settings, dtype, folder
+    )
+    chosen = best(timings)
     sparse = {name for name, site in find_sites(plain[chosen]).items() if is_sparse(site)}
     if chosen == DENSE:
         return base, [], sparse
@@ -201,6 +202,35 @@ def _other_channels(
         for name in dict.fromkeys([*gone, *added])
     ]
     return model, decisions, sparse
+
+
+def _whole_timings(
+    base: onnx.ModelProto,
+    variants: Mapping[str, onnx.ModelProto],
+    settings: RunSettings,
+    dtype: DType,
+    folder: Path | None,
+) -> Mapping[str, Timed]:
+    """Timings of ``base`` and of the variants that compute the same, from an earlier export where kept."""
+    models = {DENSE: base}
+    references = check.references_of(base, input_shape=settings.input_shape) if variants else []
+    for name, model in variants.items():
+        try:
+            check.require_references(model, references, check.tolerance(base), name)
+        except VerificationError as error:
+            _log.warning("%s is left out: %s", name, error.what)
+        else:
+            models[name] = model
+    if len(models) == 1:
+        return {}
+    settings = replace(settings, budget_s=_CONFIRM_S)
+    asked = [f"{name}:{region_key(model)}" for name, model in models.items()]
+    key = question("whole", [*asked, dtype], settings)
+    kept = recall(folder, key) if folder else None
+    timings = kept or measure({name: convert(model, dtype) for name, model in models.items()}, settings)
+    if folder and kept is None:
+        remember(folder, key, timings)
+    return timings
 
 
 def _changed(filters: int, gone: int, added: int) -> str:

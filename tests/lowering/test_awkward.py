@@ -18,6 +18,7 @@ from sslcli.errors import GraphError, ModelError, OutputError
 from sslcli.lowering import check, lower
 from sslcli.lowering.files import read_onnx, write_onnx
 from sslcli.lowering.from_torch import finish
+from sslcli.lowering.pad_channels import pad_channels
 from sslcli.lowering.precision import convert
 from sslcli.options.export import ExportOptions
 
@@ -346,3 +347,23 @@ def test_open_sizes_are_counted_at_the_shape_on_the_command_line(
     capsys.readouterr()
     assert main([*command, "--force"]) == 3
     assert "--input-shape" in capsys.readouterr().err
+
+
+def test_a_sum_of_images_and_rows_is_not_one_of_channels() -> None:
+    random = np.random.default_rng(0)
+    weights = {
+        "images": random.standard_normal((7, 3, 3, 3)).astype(np.float32),
+        "rows": random.standard_normal((7, 3, 3)).astype(np.float32),
+        "last": random.standard_normal((4, 7, 1, 1)).astype(np.float32),
+    }
+    nodes = [
+        node("Conv", ["x", "images"], ["a"], name="images", pads=[1, 1, 1, 1]),
+        node("Conv", ["z", "rows"], ["b"], name="rows", pads=[1, 1]),
+        node("Add", ["a", "b"], ["c"]),
+        node("Conv", ["c", "last"], ["y"], name="last"),
+    ]
+    given = finish(model(nodes, weights, inputs=[value("x", [1, 3, 7, 9]), value("z", [1, 3, 9])]))
+    padded, added = pad_channels(given, block=4)
+    assert added == {}
+    feeds = check.fresh_feeds(given, batch_size=1)
+    assert check.worst_error(check.run(given, feeds), check.run(padded, feeds)) < 1e-6

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from torch import nn
@@ -95,3 +97,51 @@ def test_export_pads_where_that_is_faster_and_looks_for_no_zeros_of_its_own(monk
     found = {decision.layer: decision for decision in lowered.decisions}["inner"]
     assert (found.chosen, found.live) == ("pad-channels-4", 1.0)
     assert found.note.startswith("1 filters of zeros came")
+
+
+class Partial(nn.Module):
+    """A mean over one of two axes of places, then a layer that mixes the other, as wide as twice the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 7, 3, padding=1)
+        self.fc = nn.Linear(14, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.conv(x).mean(2))
+
+
+def test_what_only_looks_like_channels_stays() -> None:
+    given = exported(Partial(), 3, 16, 14)
+    padded, added = pad_channels(given, block=4)
+    assert added == {}
+    feeds = check.fresh_feeds(given, batch_size=1)
+    assert check.worst_error(check.run(given, feeds), check.run(padded, feeds)) < 1e-6
+
+
+def test_a_variant_that_computes_something_else_is_left_out(monkeypatch, caplog) -> None:
+    from sslcli.lowering import select
+
+    def wrong(model, *, block):
+        padded, added = pad_channels(model, block=block)
+        if block == 4:
+            bias = protos.array(protos.constants(padded.graph)["fc.bias"])
+            protos.set_constant(padded.graph, "fc.bias", bias + 1)
+        return padded, added
+
+    monkeypatch.setattr(select, "pad_channels", wrong)
+    monkeypatch.setattr(logging.getLogger("sslcli"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="sslcli")
+    lowered = lower(exported(Residual(), 3, 8, 8), cache=False)
+    assert "pad-channels-4 is left out" in caplog.text
+    assert "pad-channels-4" not in {decision.chosen for decision in lowered.decisions}
+
+
+def test_the_choice_of_channels_is_kept_for_the_next_export(tmp_path, monkeypatch) -> None:
+    from sslcli.lowering import select
+
+    monkeypatch.setenv("SSLCLI_CACHE_DIR", str(tmp_path))
+    given = exported(Residual(), 3, 8, 8)
+    first = lower(given)
+    monkeypatch.setattr(select, "measure", lambda models, settings: pytest.fail("measured again"))
+    assert [d.chosen for d in lower(given).decisions] == [d.chosen for d in first.decisions]
