@@ -100,7 +100,7 @@ def test_export_pads_where_that_is_faster_and_looks_for_no_zeros_of_its_own(monk
 
 
 class Partial(nn.Module):
-    """A mean over one of two axes of places; the next layer mixes the other, twice as long as the channels."""
+    """A mean over one of two axes; the next layer mixes the other, which is twice as long as the channels."""
 
     def __init__(self) -> None:
         super().__init__()
