@@ -85,6 +85,11 @@ def _is_special(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
+def data_file(path: Path) -> Path:
+    """Where the weights of the ONNX model ``path`` go if they do not fit into it."""
+    return path.with_name(f"{path.name}.data")
+
+
 def require_apart(outputs: Iterable[tuple[str, Path]]) -> None:
     """Refuse two outputs of one command that are one file, of which the later would destroy the earlier.
 

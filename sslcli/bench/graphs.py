@@ -11,6 +11,7 @@ import onnx
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from sslcli.bench.inputs import ModelSource, RunSettings, describe, input_shapes, read_inputs, read_proto
+from sslcli.bench.vet import subgraphs
 from sslcli.errors import GraphError
 
 _BY_INPUT = frozenset({"ConvTranspose"})
@@ -97,15 +98,6 @@ def node_macs(graph: ShapedGraph, node: onnx.NodeProto) -> int | None:
         transposed = any(found.name == "transA" and found.i for found in node.attribute)
         return math.prod(types[node.output[0]].shape) * types[node.input[0]].shape[0 if transposed else -1]
     return 0
-
-
-def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The bodies of If, Loop and Scan."""
-    return [
-        body
-        for found in node.attribute
-        for body in ([found.g] if found.type == onnx.AttributeProto.GRAPH else found.graphs)
-    ]
 
 
 def reads(node: onnx.NodeProto) -> set[str]:

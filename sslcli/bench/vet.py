@@ -75,7 +75,8 @@ def _check_text(message: Any, where: str) -> None:
                 raise ModelError(f"{where} holds a name that is no UTF-8 text", _DAMAGED)
 
 
-def _graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The bodies of If, Loop and Scan."""
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
             yield attribute.g
@@ -90,7 +91,7 @@ def _tensors(graph: onnx.GraphProto, where: str, depth: int = 0) -> Iterator[onn
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.TENSOR:
                 yield attribute.t
-        for inner in _graphs(node):
+        for inner in subgraphs(node):
             yield from _tensors(inner, where, depth + 1)
 
 
@@ -156,7 +157,7 @@ def _check_order(graph: onnx.GraphProto, outer: set[str], where: str) -> None:
                     f"{node.op_type[:80]} of {where} reads {name[:80]!r}, which nothing before it writes",
                     "export it again; a cycle or a lost node is the cause",
                 )
-        for inner in _graphs(node):
+        for inner in subgraphs(node):
             _check_order(inner, known, where)
         for name in node.output:
             if name and name in known - outer:
@@ -186,7 +187,7 @@ def _check_loops(graph: onnx.GraphProto, where: str) -> None:
             tensor = counts[node.input[0]]
             if not uses_external_data(tensor) and int(np.ravel(_array(tensor))[0]) > _MAX_TURNS:
                 raise ModelError(f"{where} has a loop of more than {_MAX_TURNS} turns", _SOURCE)
-        for inner in _graphs(node):
+        for inner in subgraphs(node):
             _check_loops(inner, where)
 
 
@@ -228,7 +229,7 @@ def _check_convolutions(graph: onnx.GraphProto, where: str, outer: Mapping[str, 
                     f"{node.op_type} of {where} has {rows[0] if rows else 'no'} rows in {groups} groups",
                     _DAMAGED,
                 )
-        for inner in _graphs(node):
+        for inner in subgraphs(node):
             _check_convolutions(inner, where, sizes)
 
 

@@ -10,6 +10,7 @@ graph, stays whole.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,12 +60,13 @@ def drop_channels(model: onnx.ModelProto, *, block: int = 1) -> tuple[onnx.Model
     changed.CopyFrom(model)
     flatten(changed)
     del changed.graph.value_info[:]
+    uses = protos.uses(changed.graph)  # nodes stay, so it holds for the whole pass
     gone: dict[str, int] = {}
     for _ in range(_MOST_ROUNDS):
         before = sum(gone.values())
         for node in changed.graph.node:
             if node.op_type in ("Conv", "Gemm"):
-                count = _drop(changed.graph, node, block)
+                count = _drop(changed.graph, node, block, uses)
                 if count:
                     gone[node.name] = gone.get(node.name, 0) + count
         if sum(gone.values()) == before:
@@ -72,18 +74,18 @@ def drop_channels(model: onnx.ModelProto, *, block: int = 1) -> tuple[onnx.Model
     return changed, gone
 
 
-def _drop(graph: onnx.GraphProto, node: onnx.NodeProto, block: int) -> int:
+def _drop(graph: onnx.GraphProto, node: onnx.NodeProto, block: int, uses: Counter[str]) -> int:
     """Drop the dead filters of one layer; how many went."""
     known = protos.constants(graph)
-    weight = own_constant(graph, known, node, 1)
-    bias = own_constant(graph, known, node, 2)
+    weight = own_constant(uses, known, node, 1)
+    bias = own_constant(uses, known, node, 2)
     has_bias = len(node.input) > 2 and bool(node.input[2])
     if weight is None or (has_bias and (bias is None or bias.ndim != 1)):
         return 0
     rows_last = node.op_type == "Gemm" and not protos.integer(node, "transB", 0)
     if rows_last:
         weight = weight.T
-    found = _readers(graph, node, known, len(weight))
+    found = _readers(graph, node, known, len(weight), uses)
     if found is None or (bias is not None and len(bias) != len(weight)):
         return 0
     readers, zero_stays = found
@@ -120,17 +122,21 @@ def _kept(dead: Flags, groups: int, block: int) -> Indices:
 
 
 def own_constant(
-    graph: onnx.GraphProto, known: dict[str, onnx.TensorProto], node: onnx.NodeProto, position: int
+    uses: Counter[str], known: dict[str, onnx.TensorProto], node: onnx.NodeProto, position: int
 ) -> Array | None:
     """The values of an input that is a constant and that only this node reads."""
     if position >= len(node.input) or node.input[position] not in known:
         return None
     name = node.input[position]
-    return protos.array(known[name]) if protos.uses(graph, name) == 1 else None
+    return protos.array(known[name]) if uses[name] == 1 else None
 
 
 def _readers(
-    graph: onnx.GraphProto, node: onnx.NodeProto, known: dict[str, onnx.TensorProto], filters: int
+    graph: onnx.GraphProto,
+    node: onnx.NodeProto,
+    known: dict[str, onnx.TensorProto],
+    filters: int,
+    uses: Counter[str],
 ) -> tuple[list[_Reader], bool] | None:
     """The mixing nodes below a layer, and whether zero stays zero until there; None if one is unfit."""
     by_value, ends = protos.consumers(graph), protos.outputs(graph)
@@ -142,7 +148,7 @@ def _readers(
         if value in ends or not by_value.get(value):
             return None
         for other in by_value[value]:
-            step = _step(graph, other, value, is_flat, known, filters)
+            step = _step(other, value, is_flat, known, filters, uses)
             if step is None:
                 return None
             if isinstance(step, _Reader):
@@ -154,12 +160,12 @@ def _readers(
 
 
 def _step(
-    graph: onnx.GraphProto,
     other: onnx.NodeProto,
     value: str,
     is_flat: bool,
     known: dict[str, onnx.TensorProto],
     filters: int,
+    uses: Counter[str],
 ) -> _Reader | bool | None:
     """What a node that reads a value is: a reader, a passage (True), or unfit (None)."""
     if other.domain not in ("", "ai.onnx") or list(other.input).count(value) != 1 or other.input[0] != value:
@@ -168,7 +174,7 @@ def _step(
         return True
     if other.op_type == "Flatten" and not is_flat and protos.integer(other, "axis", 1) == 1:
         return True
-    weight = own_constant(graph, known, other, 1)
+    weight = own_constant(uses, known, other, 1)
     if weight is None:
         return None
     if other.op_type == "Conv" and not is_flat:

@@ -8,7 +8,7 @@ import onnx
 
 from sslcli.bench.inputs import read_proto
 from sslcli.errors import ModelError, OutputError
-from sslcli.files import atomic_output, output_error
+from sslcli.files import atomic_output, data_file, output_error
 from sslcli.lowering import check, protos
 from sslcli.reference import describe
 
@@ -60,11 +60,6 @@ def write_onnx(model: onnx.ModelProto, path: Path, *, limit_bytes: int = check.O
     with atomic_output(path) as temporary:
         temporary.write_bytes(slim.SerializeToString())
     return path
-
-
-def data_file(path: Path) -> Path:
-    """Where the weights of the model ``path`` go if they do not fit into it."""
-    return path.with_name(path.name + ".data")
 
 
 def require_own_data(path: Path, source: Path) -> None:
@@ -119,4 +114,4 @@ def _unlink(path: Path) -> None:
         raise output_error(path, error) from error
 
 
-__all__ = ["OutputError", "data_file", "read_onnx", "require_own_data", "write_onnx"]
+__all__ = ["OutputError", "read_onnx", "require_own_data", "write_onnx"]

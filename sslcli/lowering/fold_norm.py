@@ -109,7 +109,7 @@ def _fold(graph: onnx.GraphProto, node: onnx.NodeProto, found: _Affine) -> None:
     folded = _scale(values.astype(np.float64), factor, axis, blocks).astype(values.dtype)
     taken = protos.names(graph)
     weight_name, bias_name = weight.name, protos.fresh(f"{source.name}.bias", taken)
-    if protos.uses(graph, weight.name) > 1:
+    if protos.uses(graph)[weight.name] > 1:
         weight_name = protos.fresh(weight.name, taken)
     protos.set_constant(graph, weight_name, folded)
     protos.set_constant(graph, bias_name, (factor * bias + found.offset).astype(values.dtype))

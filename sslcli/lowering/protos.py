@@ -7,7 +7,7 @@ pass asks ``constants(graph)`` for tensors and ``consumers(graph)`` for readers.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from sslcli.bench.graphs import reads as reads
-from sslcli.bench.graphs import subgraphs as subgraphs
+from sslcli.bench.vet import subgraphs as subgraphs
 
 Array = NDArray[np.generic]
 _LIGHT_BYTES = 1 << 16  # what shapes are computed from is smaller
@@ -90,10 +90,13 @@ def consumers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
     return readers
 
 
-def uses(graph: onnx.GraphProto, name: str) -> int:
-    """How often a value is read: once for each input, and once for a node whose sub-graphs capture it."""
-    found = [max(list(node.input).count(name), int(name in reads(node))) for node in graph.node]
-    return sum(found) + int(name in outputs(graph))
+def uses(graph: onnx.GraphProto) -> Counter[str]:
+    """How often each value is read: as an input, by a node whose sub-graphs capture it, as an output."""
+    found = Counter(outputs(graph))
+    for node in graph.node:
+        found.update(name for name in node.input if name)
+        found.update(reads(node).difference(node.input))
+    return found
 
 
 def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:

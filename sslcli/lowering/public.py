@@ -14,10 +14,10 @@ from sslcli.bench.inputs import RunSettings
 from sslcli.bench.statistics import Ratio
 from sslcli.checkpoint import Record, load, save
 from sslcli.errors import UsageError
-from sslcli.files import check_writable
+from sslcli.files import check_writable, data_file
 from sslcli.lowering import check, protos
 from sslcli.lowering.check import Errors, Reference
-from sslcli.lowering.files import data_file, read_onnx, require_own_data, write_onnx
+from sslcli.lowering.files import read_onnx, require_own_data, write_onnx
 from sslcli.lowering.from_torch import finish, set_record, translate
 from sslcli.lowering.precision import convert, require_dtype
 from sslcli.lowering.select import Decision, lower

@@ -59,7 +59,7 @@ def slim(piece: onnx.ModelProto, name: str) -> onnx.ModelProto:
     channels. Constants that others read too stay as they are.
     """
     graph = piece.graph
-    known, readers = protos.constants(graph), protos.consumers(graph)
+    known, readers, uses = protos.constants(graph), protos.consumers(graph), protos.uses(graph)
     ends = {value.name: value for value in graph.output}
     starts = {value.name: value for value in graph.input}
     for node in graph.node:
@@ -67,7 +67,7 @@ def slim(piece: onnx.ModelProto, name: str) -> onnx.ModelProto:
             continue
         if protos.integer(node, "group", 1) != 1 or not _is_plain_gemm(node):
             continue
-        if any(protos.uses(graph, constant) > 1 for constant in node.input[1:] if constant):
+        if any(uses[constant] > 1 for constant in node.input[1:] if constant):
             continue
         weight = protos.array(known[node.input[1]])
         if len(weight) > _FEW and node.output[0] in ends and not readers.get(node.output[0]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -115,10 +115,11 @@ def lower(
     if fixed is not None:  # the only batch that it can run at
         settings = replace(settings, batch_size=fixed)
     folder = cache_folder() if cache else None
+    references = check.references_of(base, input_shape=settings.input_shape)
     start, decisions = base, list[Decision]()
     if choice == "auto":
         plain, norms = _cheaper_norms(base, settings, dtype)
-        start, decisions, sparse = _other_channels(plain, settings, dtype, folder)
+        start, decisions, sparse = _other_channels(plain, references, settings, dtype, folder)
         decisions = [*norms, *decisions]
     else:
         sparse = {name for name, site in find_sites(start).items() if is_sparse(site)}
@@ -140,7 +141,7 @@ def lower(
     check.check_structure(lowered)
     errors = check.require_references(
         lowered,
-        check.references_of(base, input_shape=settings.input_shape),
+        references,
         check.tolerance(base),
         "the lowered model",
     )
@@ -164,7 +165,11 @@ def _cheaper_norms(
 
 
 def _other_channels(
-    base: onnx.ModelProto, settings: RunSettings, dtype: DType, folder: Path | None
+    base: onnx.ModelProto,
+    references: Sequence[check.Reference],
+    settings: RunSettings,
+    dtype: DType,
+    folder: Path | None,
 ) -> tuple[onnx.ModelProto, list[Decision], set[str]]:
     """The model without dead channels, and with their number as kernels like it; or as it is where that wins.
 
@@ -181,7 +186,7 @@ def _other_channels(
             name = f"{'drop' if gone else 'pad'}-channels-{block}"
             variants[name], plain[name] = (padded, gone, added), dropped
     timings = _whole_timings(
-        base, {name: model for name, (model, _, _) in variants.items()}, settings, dtype, folder
+        base, {name: model for name, (model, _, _) in variants.items()}, references, settings, dtype, folder
     )
     chosen = best(timings)
     sparse = {name for name, site in find_sites(plain[chosen]).items() if is_sparse(site)}
@@ -207,13 +212,13 @@ def _other_channels(
 def _whole_timings(
     base: onnx.ModelProto,
     variants: Mapping[str, onnx.ModelProto],
+    references: Sequence[check.Reference],
     settings: RunSettings,
     dtype: DType,
     folder: Path | None,
 ) -> Mapping[str, Timed]:
     """Timings of ``base`` and of the variants that compute the same, from an earlier export where kept."""
     models = {DENSE: base}
-    references = check.references_of(base, input_shape=settings.input_shape) if variants else []
     for name, model in variants.items():
         try:
             check.require_references(model, references, check.tolerance(base), name)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sslcli.errors import OutputError, UsageError
-from sslcli.files import check_writable
+from sslcli.files import check_writable, data_file
 from sslcli.options.training import RegularizeOptions, completed
 from sslcli.pipeline.presence import check_model
 from sslcli.pipeline.request import Request
@@ -83,11 +83,6 @@ def metrics_path(output: Path) -> Path:
     return output.with_name(name)
 
 
-def weights_path(output: Path) -> Path:
-    """Where ``lowering.files.data_file`` puts the weights of a large ONNX model; told without torch."""
-    return output.with_name(f"{output.name}.data")
-
-
 def written(request: Request) -> Iterator[tuple[str, Path]]:
     """Every file that a job may write: what it is called, and where it goes."""
     output, step = request.output, request.settings.step
@@ -108,7 +103,7 @@ def _companions(command: str, output: Path) -> Iterator[tuple[str, Path]]:
     if command in ("train", "regularize", "prune"):
         yield "the nearest model", nearest_path(output)
     if command == "export" and output.suffix == ".onnx":
-        yield "the weights", weights_path(output)
+        yield "the weights", data_file(output)
 
 
 def planned(request: Request) -> Planned:
