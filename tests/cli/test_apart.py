@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 
 from sslcli.cli.main import main
-from sslcli.lowering.files import data_file
-from sslcli.pipeline.outputs import weights_path
 
 PRUNE = ["prune", "arch:lenet", "--target", "macs=0.5", "-o", "z.pt2"]
 TRAIN = ["train", "arch:lenet", "--data", "mnist-5k", "-o", "z.pt2"]
@@ -71,7 +69,3 @@ def test_a_result_does_not_replace_a_plan(capfd):
     arguments = ["apply-plan", "z.plan.json", "--arch", "lenet", "-o", "own.pt2", "--json", "z.plan.json"]
     assert main(arguments) == 9
     assert "z.plan.json exists and is not a result of sslcli" in capfd.readouterr().err
-
-
-def test_large_weights_go_where_they_are_looked_for():
-    assert weights_path(Path("a/z.onnx")) == data_file(Path("a/z.onnx"))
