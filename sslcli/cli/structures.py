@@ -35,14 +35,15 @@ def parse_targets(texts: Sequence[str]) -> dict[str, object]:
 
 
 def _structure(text: str) -> dict[str, object]:
-    name, equals, rest = text.partition("=")
-    if not equals or not name:
+    rest, at, glob = text.partition("@")
+    name, equals, value = rest.partition("=")
+    if not name:
         example = "such as --structure filter=0.005@conv*"
         raise click.UsageError(f"--structure {text!r} is not NAME=STRENGTH[@GLOB]; {example}")
-    value, at, glob = rest.partition("@")
     if at and not glob:
         raise click.UsageError(f"--structure {text!r} has an empty glob after '@'")
-    return {"name": name, "strength": _number(value, "--structure", text), "match": glob or "*"}
+    strength = {"strength": _number(value, "--structure", text)} if equals else {}
+    return {"name": name, **strength, "match": glob or "*"}
 
 
 def _number(value: str, flag: str, text: str) -> float:

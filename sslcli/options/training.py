@@ -115,7 +115,8 @@ class RegularizeOptions(TrainOptions):
         (),
         description="Structure and strength, NAME=STRENGTH[@GLOB]; repeats; of several that match, the last "
         "holds. The loss grows by strength x the sum over groups of norm x square root of size "
-        "(--no-size-weights: of norm); default: none, with a target filter.",
+        "(--no-size-weights: of norm). With a target a strength is a share and may be left out: twice as "
+        "much, twice as ready to go. Default: none, with a target filter.",
     )
     solver: Literal["prox", "subgradient"] = Field(
         "prox", description="prox: exact zeros by block soft-thresholding; subgradient: as the paper."
@@ -169,10 +170,21 @@ class RegularizeOptions(TrainOptions):
         "with a target always best.",
     )
 
-    @field_validator("structures", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _structures_from_short_forms(cls, value: object) -> object:
-        return structure_list(value)
+    def _structures_from_short_forms(cls, values: object) -> object:
+        if not isinstance(values, Mapping) or "structures" not in values:
+            return values
+        entries = structure_list(values["structures"])
+        for entry in entries if isinstance(entries, list | tuple) else ():
+            if isinstance(entry, dict) and "name" in entry and "strength" not in entry:
+                if not values.get("target"):
+                    raise ValueError(
+                        f"structure {entry['name']} has no strength, which only a target finds; give it, "
+                        f"such as {entry['name']}=0.005, or a target"
+                    )
+                entry["strength"] = 1.0
+        return {**values, "structures": entries}
 
     @model_validator(mode="after")
     def _check_stages(self) -> RegularizeOptions:
@@ -230,19 +242,26 @@ def structure_list(value: object) -> object:
     """The list form of ``structures``.
 
     Takes ``{filter: 5e-3}``, ``{filter: {strength: 5e-3, match: conv*}}``, ``{filter: {conv1: 5e-3, conv2:
-    1e-3}}``, ``{filter: [{...}, {...}]}``, a list of full entries, and texts ``filter=5e-3@conv*``.
-    Anything else is returned as it is, for the validation to complain about.
+    1e-3}}``, ``{filter: [{...}, {...}]}``, a list of full entries, and texts ``filter=5e-3@conv*``; where a
+    target finds the strengths, ``{filter: null}`` and ``filter@conv*`` too. Anything else is returned as it
+    is, for the validation to complain about.
     """
     if isinstance(value, Mapping):
         return [entry for name, given in value.items() for entry in _entries(name, given)]
     if isinstance(value, list | tuple):
-        return [_from_text(entry) if isinstance(entry, str) else entry for entry in value]
+        return [_from_text(entry) if isinstance(entry, str) else _copied(entry) for entry in value]
     return value
+
+
+def _copied(entry: object) -> object:
+    return {**entry} if isinstance(entry, Mapping) else entry
 
 
 def _entries(name: object, given: object) -> list[dict[str, Any]]:
     if isinstance(given, list | tuple):
         return [entry for item in given for entry in _entries(name, item)]
+    if given is None:
+        return [{"name": name}]
     if not isinstance(given, Mapping):
         return [{"name": name, "strength": given}]
     if "strength" in given or "match" in given:
@@ -251,6 +270,10 @@ def _entries(name: object, given: object) -> list[dict[str, Any]]:
 
 
 def _from_text(text: str) -> dict[str, Any]:
-    name, _, rest = text.partition("=")
-    strength, at, glob = rest.partition("@")
-    return {"name": name, "strength": strength, **({"match": glob} if at else {})}
+    text, at, glob = text.partition("@")
+    name, equals, strength = text.partition("=")
+    return {
+        "name": name,
+        **({"strength": strength} if equals else {}),
+        **({"match": glob} if at else {}),
+    }

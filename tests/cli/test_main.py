@@ -67,7 +67,11 @@ def test_python_dash_m_is_the_same_command():
             "--epochs should be greater than 0, not 0; see 'sslcli train --help'",
         ),
         (["train", "arch:lenet", "-o", "x.pt2", "--epochs", "x"], "Invalid value for '--epochs'"),
-        (["regularize", "arch:lenet", "-o", "x.pt2", "--structure", "filter"], "is not NAME=STRENGTH[@GLOB]"),
+        (["regularize", "arch:lenet", "-o", "x.pt2", "--structure", "=1"], "is not NAME=STRENGTH[@GLOB]"),
+        (
+            ["regularize", "arch:lenet", "-o", "x.pt2", "--structure", "filter@conv1"],
+            "structure filter has no strength, which only a target finds; give it, such as filter=0.005",
+        ),
         (["regularize", "arch:lenet", "-o", "x.pt2", "--structure", "filter=a"], "'a' is not a number"),
         (
             ["regularize", "arch:lenet", "-o", "x.pt2", "--structure", "filtr=1"],

@@ -5,6 +5,7 @@ from pydantic import Field
 
 from sslcli.options.common import DataOptions, ModelOptions, Options
 from sslcli.options.steps import STEPS, groups, settings
+from sslcli.options.training import RegularizeOptions
 from sslcli.options.validation import OptionsError, nearest, parse
 
 
@@ -87,3 +88,22 @@ def test_options_are_not_changed_after_parsing():
 def test_numbers_may_be_written_as_text():
     options = DataOptions.model_validate({"batch_size": "8", "mean": ["0.5", "1e-1"]})
     assert (options.batch_size, options.mean) == (8, (0.5, 0.1))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["shape", "filter=2@conv1"],
+        [{"name": "shape"}, {"name": "filter", "strength": 2, "match": "conv1"}],
+        {"shape": None, "filter": {"conv1": 2}},
+        {"shape": [{"match": "*"}], "filter": {"strength": 2, "match": "conv1"}},
+    ],
+)
+def test_a_strength_may_be_left_out_where_a_target_finds_it(given):
+    options = parse(RegularizeOptions, {"structures": given, "target": {"macs": 0.5}})
+    assert [(entry.name, entry.strength, entry.match) for entry in options.structures] == [
+        ("shape", 1.0, "*"),
+        ("filter", 2.0, "conv1"),
+    ]
+    with pytest.raises(OptionsError, match="structure shape has no strength, which only a target finds"):
+        parse(RegularizeOptions, {"structures": given})
