@@ -12,7 +12,11 @@ from sslcli.options.common import Options, task_field
 class InspectOptions(Options):
     """What inspect shows."""
 
-    groups: bool = Field(False, description="List the group sets of every structure.")
+    groups: bool = Field(
+        False,
+        description="List the group sets of every structure: how many groups are zero and how "
+        "large the others are, by root mean square, from which a --threshold for prune is read.",
+    )
     sensitivity: bool = Field(
         False, description="Accuracy against the share of each layer's filters removed; needs data."
     )

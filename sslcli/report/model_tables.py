@@ -15,6 +15,7 @@ from sslcli.report.numbers import count, metric, per_cent, size
 from sslcli.report.tables import file_line, interval_cell, new_table, notices, speedup_cell, verified
 
 _FEW_NAMES = 3
+_TENTHS = {0: "least", 2: "20 %", 5: "50 %", 8: "80 %", 10: "most"}  # of the sizes of groups
 
 Layer = Mapping[str, Any]
 MOST_NAMES = 6
@@ -137,15 +138,24 @@ def _print_sensitivity(console: Console, found: Mapping[str, Any] | None) -> Non
 def _print_groups(console: Console, groups: Sequence[Mapping[str, Any]]) -> None:
     if not groups:
         return
-    table = new_table("structure", "groups of", "zero", "all", left=2)
+    table = new_table("structure", "groups of", "zero", "all", *_TENTHS.values(), left=2)
     for group in groups:
         zero = int(group["zero"])
         colour = "green" if zero else ""
+        sizes = [f"{group['rms'][at]:.2g}" for at in _TENTHS] if group["rms"] else []
         table.add_row(
-            group["structure"], Text(str(group["label"])), Text(str(zero), style=colour), str(group["count"])
+            group["structure"],
+            Text(str(group["label"])),
+            Text(str(zero), style=colour),
+            str(group["count"]),
+            *sizes,
         )
     console.print()
     console.print(table)
+    console.print(
+        "least to most: root mean square of groups that are not zero; prune --threshold",
+        style="dim",
+    )
 
 
 def _print_reasons(console: Console, layers: Iterable[Layer]) -> None:

@@ -105,23 +105,48 @@ def remaining(structure: Structure, weights: Mapping[str, Tensor]) -> Remaining:
 
 @dataclass(frozen=True)
 class GroupSummary:
-    """One group set: how many groups it has, how many are zero."""
+    """One group set: how many groups it has, how many are zero, and how large the others are.
+
+    Attributes:
+        structure: filter, channel and so on.
+        label: its layers.
+        count: groups.
+        zero: of them, exactly zero.
+        rms: root mean square of the groups that are not zero at each tenth, ascending: the smallest, the one
+            that a tenth lie at or below, and so on to the largest; empty if all are zero. What a threshold is
+            compared with.
+    """
 
     structure: str
     label: str
     count: int
     zero: int
+    rms: tuple[float, ...]
 
 
 def group_table(structure: Structure, weights: Mapping[str, Tensor] | None = None) -> list[GroupSummary]:
     """Every group set of every structure."""
     weights = structure.program.weights() if weights is None else weights
     kinds = ("filter", "channel", "shape", "filter2d", "depth", "head", "hidden")
-    return [
-        GroupSummary(kind, found.label, found.count, int((group_norms(found, weights) == 0).sum()))
-        for kind in kinds
-        for found in find_groups(structure, kind)
-    ]
+    return [_summary(kind, found, weights) for kind in kinds for found in find_groups(structure, kind)]
+
+
+def group_rms(found: GroupSet, weights: Mapping[str, Tensor]) -> Tensor:
+    """The root mean square of the weights of every group, float64 (count,)."""
+    return group_norms(found, weights) / found.sizes.double().sqrt()
+
+
+def _summary(kind: str, found: GroupSet, weights: Mapping[str, Tensor]) -> GroupSummary:
+    sizes = group_rms(found, weights)
+    live = sizes[sizes > 0].sort().values
+    places = torch.linspace(0, len(live) - 1, 11).floor().long() if len(live) else torch.zeros(0).long()
+    return GroupSummary(
+        structure=kind,
+        label=found.label,
+        count=found.count,
+        zero=found.count - len(live),
+        rms=tuple(live[places].tolist()),
+    )
 
 
 def group_norms(found: GroupSet, weights: Mapping[str, Tensor]) -> Tensor:

@@ -22,7 +22,7 @@ from sslcli.plan import Plan
 from sslcli.plan.probe import make_probe
 from sslcli.surgery.choose import Limits, choose
 from sslcli.surgery.cut import Cut, count, cut
-from sslcli.surgery.measure import Layer, group_norms, layers, packed_macs
+from sslcli.surgery.measure import Layer, group_rms, layers, packed_macs
 from sslcli.surgery.shrink import STORED, Shrunk, shrink
 from sslcli.surgery.verify import agreement
 from sslcli.surgery.zero import Zeroing
@@ -167,7 +167,7 @@ def _under(
         for found in find_groups(structure, kind):
             if any(matches(found.label, glob) for glob in keep):
                 continue
-            size = group_norms(found, weights) / found.sizes.double().sqrt()
+            size = group_rms(found, weights)
             chosen = (size <= threshold) & (size > 0)
             if bool(chosen.any()):
                 zeroing.groups(found, chosen)

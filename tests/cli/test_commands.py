@@ -179,6 +179,21 @@ def test_inspect_counts_what_is_live(folder, capfd):
     assert layers["conv2"]["macs_packed"] == 10 * 400 * 64
     zero = {(group["structure"], group["label"]): group["zero"] for group in result["details"]["groups"]}
     assert zero["shape", "conv2"] == 100
+    for group in result["details"]["groups"]:
+        assert group["rms"] == sorted(group["rms"])
+        assert len(group["rms"]) == (11 if group["zero"] < group["count"] else 0)
+        assert all(size > 0 for size in group["rms"])
+
+
+def test_inspect_gives_the_sizes_that_a_threshold_takes(folder, tmp_path, capfd):
+    assert main(["inspect", str(folder / "dense.pt2"), "--groups", "--json", "-"]) == 0
+    sizes = {(g["structure"], g["label"]): g["rms"] for g in shown(capfd)["details"]["groups"]}
+    half = sizes["filter", "conv2"][5]
+    only = ["--structure", "filter", "--keep", "conv1", "--keep", "fc*"]
+    arguments = ["--threshold", str(half), *only, "-o", str(tmp_path / "z.pt2"), "--json", "-"]
+    assert main(["prune", str(folder / "dense.pt2"), *arguments]) == 0
+    layers = {layer["name"]: layer for layer in shown(capfd)["layers"]}
+    assert layers["conv2"]["filters"] == [25, 50]  # the 25 smallest of 50; the 25th lies at half
 
 
 def test_bench_shows_the_numbers_even_if_the_gate_fails(onnx, folder, tmp_path, capfd):
