@@ -57,6 +57,11 @@ def require_sound(model: onnx.ModelProto, where: str, folder: Path) -> None:
     _check_order(model.graph, set(), where)
     _check_functions(model.functions, where)
     _check_loops(model.graph, where)
+    if model.graph.sparse_initializer:
+        name = model.graph.sparse_initializer[0].values.name
+        raise ModelError(
+            f"{where} stores {name} as a sparse initialiser, which is not supported", "store it as a tensor"
+        )
     slim = _without_weights(model)
     _check_structure(slim, where)
     _check_convolutions(model.graph, where, {})
@@ -75,12 +80,14 @@ def _check_text(message: Any, where: str) -> None:
                 raise ModelError(f"{where} holds a name that is no UTF-8 text", _DAMAGED)
 
 
-def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """The bodies of If, Loop and Scan."""
+    found: list[onnx.GraphProto] = []
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
+            found.append(attribute.g)
+        found.extend(attribute.graphs)
+    return found
 
 
 def _tensors(graph: onnx.GraphProto, where: str, depth: int = 0) -> Iterator[onnx.TensorProto]:

@@ -60,6 +60,15 @@ def _keep(field: list[onnx.TensorProto] | list[onnx.ValueInfoProto], wanted: set
             del field[index]
 
 
+def restate_shapes(model: onnx.ModelProto) -> None:
+    """Say of inner values and outputs what is inferred, in place of what the file says."""
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        if value.type.WhichOneof("value") == "tensor_type":
+            value.type.tensor_type.ClearField("shape")
+    _state_shapes(model)
+
+
 def _state_shapes(model: onnx.ModelProto) -> None:
     silent = [value for value in model.graph.output if not value.type.tensor_type.HasField("shape")]
     tensors = [value for value in silent if value.type.WhichOneof("value") in (None, "tensor_type")]

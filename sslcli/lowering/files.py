@@ -13,6 +13,8 @@ from sslcli.lowering import check, protos
 from sslcli.reference import describe
 
 _ALIGNMENT = 4096
+_TYPES = onnx.TensorProto
+_WIDE = {_TYPES.FLOAT, _TYPES.DOUBLE, _TYPES.INT32, _TYPES.INT64, _TYPES.FLOAT16, _TYPES.INT8, _TYPES.UINT8}
 _SMALLEST_MOVED = 1024  # bytes; shapes and the like must stay where runtimes look for them
 
 
@@ -94,6 +96,8 @@ def _reads(model: Path, data: Path) -> bool:
 def _move_data(model: onnx.ModelProto, target: Path, location: str) -> None:
     with target.open("wb") as stream:
         for tensor in model.graph.initializer:
+            if not tensor.raw_data and tensor.data_type not in _WIDE:
+                continue  # text and numbers of less than a byte are not stored as their arrays are
             raw = tensor.raw_data or protos.array(tensor).tobytes()
             if len(raw) < _SMALLEST_MOVED:
                 continue

@@ -120,7 +120,7 @@ def replace_node(model: onnx.ModelProto, name: str, fragment: Fragment) -> onnx.
     graph = changed.graph
     nodes = list(graph.node)
     position = next(index for index, node in enumerate(nodes) if node.name == name)
-    fragment = _renamed(fragment, graph)
+    fragment = _renamed(fragment, graph, name)
     nodes[position : position + 1] = fragment.nodes
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
@@ -133,21 +133,24 @@ def replace_node(model: onnx.ModelProto, name: str, fragment: Fragment) -> onnx.
     return changed
 
 
-def _renamed(fragment: Fragment, graph: onnx.GraphProto) -> Fragment:
+def _renamed(fragment: Fragment, graph: onnx.GraphProto, replaced: str) -> Fragment:
     """The fragment under names that the graph does not use; the site's input and output keep theirs."""
-    taken = protos.names(graph)
+    taken, nodes_taken = protos.names(graph), {node.name for node in graph.node} - {replaced}
     output = fragment.nodes[-1].output[0]
     own = [*fragment.constants, *(name for node in fragment.nodes for name in node.output if name != output)]
     names: dict[str, str] = {}
     for name in own:
         names[name] = protos.fresh(name, taken)
         taken.add(names[name])
-    if all(old == new for old, new in names.items()):
+    clash = any(node.name in nodes_taken for node in fragment.nodes)
+    if not clash and all(old == new for old, new in names.items()):
         return fragment
     nodes = []
     for node in fragment.nodes:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
+        copy.name = protos.fresh(node.name, nodes_taken)
+        nodes_taken.add(copy.name)
         copy.input[:] = [names.get(name, name) for name in node.input]
         copy.output[:] = [names.get(name, name) for name in node.output]
         nodes.append(copy)
@@ -168,6 +171,8 @@ def _hoist_activation(graph: onnx.GraphProto, name: str) -> None:
         return
     nodes = list(graph.node)
     first, second = nodes.index(gather), nodes.index(reader)
+    if any(set(node.output) & set(reader.input[1:]) for node in nodes[first:second]):
+        return  # its bounds are computed after the Gather
     source, between, target = gather.input[0], gather.output[0], reader.output[0]
     reader.name = f"{gather.name}/{reader.op_type}"  # it belongs to the layer now
     reader.input[0], reader.output[0] = source, between

@@ -20,7 +20,7 @@ from sslcli.graph.program import Program
 from sslcli.graph.trace import trace
 from sslcli.lowering import check, protos
 from sslcli.lowering.check import Reference
-from sslcli.lowering.clean import clean
+from sslcli.lowering.clean import clean, restate_shapes
 from sslcli.lowering.files import write_onnx
 from sslcli.lowering.fold_norm import fold_norm
 from sslcli.lowering.opset import to_opset
@@ -126,7 +126,11 @@ def finish(model: onnx.ModelProto, opset: int | None = None) -> onnx.ModelProto:
     if opset is not None:
         model = to_opset(model, opset)
     model.producer_name, model.producer_version = "sslcli", ""
-    check.check_structure(model)
+    try:
+        check.check_structure(model)
+    except onnx.shape_inference.InferenceError:  # what the file says of its shapes is not what they are
+        restate_shapes(model)
+        check.check_structure(model)
     return model
 
 

@@ -287,9 +287,14 @@ def _measured(
     kept = recall(folder, key) if folder else None
     if len(models) == 1:
         return replace(decision, refused=refused, note="no lowering computes the same"), None
-    timings: Mapping[str, Timed] = kept or measure(
-        {form: convert(proto, dtype) for form, proto in models.items()}, settings
-    )
+    if check.fixed_batch_size(piece.graph) is not None:  # its inputs need not have the batch on their first axis
+        settings = replace(settings, batch_size=None)
+    try:
+        timings: Mapping[str, Timed] = kept or measure(
+            {form: convert(proto, dtype) for form, proto in models.items()}, settings
+        )
+    except InputError as error:
+        return replace(decision, refused=refused, note=error.what), None
     if kept is None:
         timings, slower = _steady(model, name, fragments, timings, settings, dtype)
         refused |= slower

@@ -367,3 +367,124 @@ def test_a_sum_of_images_and_rows_is_not_one_of_channels() -> None:
     assert added == {}
     feeds = check.fresh_feeds(given, batch_size=1)
     assert check.worst_error(check.run(given, feeds), check.run(padded, feeds)) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_a_plain_model_is_written_in_16_bits(tmp_path: Path, dtype: str) -> None:
+    onnx.save(model([*chain(), node("Relu", ["c"], ["y"])], kernels()), tmp_path / "in.onnx")
+    sslcli.export(
+        tmp_path / "in.onnx", tmp_path / "out.onnx", options=ExportOptions(dtype=dtype, lower="compact")
+    )
+    element = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}[dtype]
+    kinds = {tensor.data_type for tensor in onnx.load(tmp_path / "out.onnx").graph.initializer}
+    assert element in kinds
+
+
+@pytest.mark.parametrize("batch", ["batch", 1])
+def test_a_layer_within_may_have_more_rows_than_the_batch(batch: int | str) -> None:
+    nodes = [
+        node("Reshape", ["x", "frames"], ["f"]),
+        node("Conv", ["f", "w1"], ["a"], name="first"),
+        node("Sigmoid", ["a"], ["b"]),
+        node("Conv", ["b", "w2"], ["c"], name="second", pads=[1, 1, 1, 1]),
+        node("ReduceMean", ["c", "axes"], ["m"], keepdims=0),
+        node("Reshape", ["m", "clips"], ["y"]),
+    ]
+    constants = {
+        **kernels(),
+        "frames": np.array([-1, 3, 12, 12]),
+        "axes": np.array([2, 3]),
+        "clips": np.array([-1, 4, CHANNELS]),
+    }
+    given = model(nodes, constants, inputs=[value("x", [batch, 4, 3, 12, 12])])
+    lowered = lower(finish(given), settings=QUICK)
+    assert any(decision.timings for decision in lowered.decisions)
+    feeds = check.fresh_feeds(given, batch_size=1)
+    assert check.worst_error(check.run(given, feeds), check.run(lowered.model, feeds)) < 1e-5
+
+
+def test_inputs_may_have_fixed_first_axes_of_their_own() -> None:
+    nodes = [
+        *chain(),
+        node("ReduceMean", ["anchors"], ["offset"], keepdims=0),
+        node("Add", ["c", "offset"], ["y"]),
+    ]
+    inputs = [value("x", [2, 3, 12, 12]), value("anchors", [5, 4])]
+    lowered = lower(finish(model(nodes, kernels(), inputs=inputs)), settings=QUICK)
+    assert any(decision.timings for decision in lowered.decisions)
+
+
+@pytest.mark.parametrize("choice", ["auto", "compact"])
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_the_bounds_of_a_clip_may_be_vectors_of_one(choice: str, shape: tuple[int, ...]) -> None:
+    nodes = [
+        node("Conv", ["x", "w1"], ["a"], name="first"),
+        node("Clip", ["a", "low", "high"], ["b"]),
+        node("Conv", ["b", "w2"], ["y"], name="second"),
+    ]
+    bounds = {"low": np.zeros(shape, np.float32), "high": np.full(shape, 6, np.float32)}
+    assert error_of(model(nodes, {**kernels(), **bounds}), choice) < 1e-5
+
+
+def test_bounds_that_are_computed_after_a_layer_stay_before_the_clip() -> None:
+    nodes = [
+        node("Conv", ["x", "w1"], ["a"], name="first"),
+        node("ReduceMax", ["x"], ["high"], keepdims=0),
+        node("Clip", ["a", "", "high"], ["b"]),
+        node("Sigmoid", ["b"], ["y"]),
+    ]
+    constants = kernels()
+    del constants["w2"]
+    given = model(nodes, constants)
+    for choice in ("compact", "shift", "auto"):
+        assert error_of(given, choice) < 1e-5
+
+
+def test_shapes_that_are_no_longer_true_are_stated_anew() -> None:
+    nodes = [*chain(), node("Relu", ["c"], ["y"])]
+    given = model(
+        nodes,
+        kernels(),
+        inputs=[value("x", [4, 3, 12, 12])],
+        outputs=[value("y", [1, CHANNELS, 10, 10])],
+    )
+    given.graph.value_info.append(value("a", [1, CHANNELS, 11, 11]))
+    made = finish(given)
+    sizes = [dim.dim_value for dim in made.graph.output[0].type.tensor_type.shape.dim]
+    assert sizes == [4, CHANNELS, 10, 10]
+    onnx.checker.check_model(made, full_check=True)
+
+
+def test_layers_may_have_the_names_that_a_lowering_would_give() -> None:
+    nodes = [
+        node("Conv", ["x", "w1"], ["a"], name="first"),
+        node("Sigmoid", ["a"], ["b"]),
+        node("Conv", ["b", "w2"], ["y"], name="first/Conv_0"),
+    ]
+    # a weight by another name than the layer's, so that the nodes keep theirs
+    assert error_of(model(nodes, kernels()), "compact") < 1e-5
+
+
+def test_sparse_initialisers_are_refused_by_name(tmp_path: Path) -> None:
+    weights = kernels()
+    first = weights.pop("w1")
+    places = np.flatnonzero(first)
+    values = helper.make_tensor("w1", TensorProto.FLOAT, [len(places)], first.ravel()[places])
+    indices = helper.make_tensor("places", TensorProto.INT64, [len(places)], places)
+    given = model([*chain(), node("Relu", ["c"], ["y"])], weights)
+    given.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, first.shape))
+    onnx.save(given, tmp_path / "in.onnx")
+    with pytest.raises(ModelError, match="stores w1 as a sparse initialiser"):
+        sslcli.export(tmp_path / "in.onnx", tmp_path / "out.onnx")
+
+
+def test_text_and_half_bytes_stay_in_the_file_of_a_large_model(tmp_path: Path) -> None:
+    nodes = [*chain(), node("Relu", ["c"], ["y"]), node("Gather", ["words", "index"], ["word"])]
+    words = np.array([f"a word of some length {number}" for number in range(100)], object)
+    constants = {**kernels(), "words": words, "index": np.array(7)}
+    outputs = [value("y", None), value("word", [], TensorProto.STRING)]
+    write_onnx(finish(model(nodes, constants, outputs=outputs)), tmp_path / "out.onnx", limit_bytes=1)
+    assert (tmp_path / "out.onnx.data").is_file()
+    made = read_onnx(tmp_path / "out.onnx")
+    found = check.run(made, check.fresh_feeds(made, batch_size=1))
+    assert str(found[1]) == words[7]
