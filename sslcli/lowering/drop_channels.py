@@ -193,7 +193,9 @@ def _keeps_zero(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> boo
     bounds = [protos.array(known[name]) if name in known else None for name in node.input[1:]]
     low, high = (*bounds, None, None)[:2]
     computed = [name for name in node.input[1:] if name and name not in known]
-    return not computed and (low is None or bool((low <= 0).all())) and (high is None or bool((high >= 0).all()))
+    below = low is None or bool(low.max() <= 0)
+    above = high is None or bool(high.min() >= 0)
+    return not computed and below and above
 
 
 def flatten(model: onnx.ModelProto) -> None:

@@ -287,7 +287,7 @@ def _measured(
     kept = recall(folder, key) if folder else None
     if len(models) == 1:
         return replace(decision, refused=refused, note="no lowering computes the same"), None
-    if check.fixed_batch_size(piece.graph) is not None:  # its inputs need not have the batch on their first axis
+    if check.fixed_batch_size(piece.graph) is not None:  # the first axes of its inputs need not be the batch
         settings = replace(settings, batch_size=None)
     try:
         timings: Mapping[str, Timed] = kept or measure(
