@@ -42,6 +42,11 @@ def _structure(text: str) -> dict[str, object]:
         raise click.UsageError(f"--structure {text!r} is not NAME=STRENGTH[@GLOB]; {example}")
     if at and not glob:
         raise click.UsageError(f"--structure {text!r} has an empty glob after '@'")
+    if at and not equals and "=" in glob:
+        match, _, number = glob.rpartition("=")
+        raise click.UsageError(
+            f"--structure {text!r} is not NAME=STRENGTH[@GLOB]; write {name}={number}@{match}"
+        )
     strength = {"strength": _number(value, "--structure", text)} if equals else {}
     return {"name": name, **strength, "match": glob or "*"}
 

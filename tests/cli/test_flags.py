@@ -81,9 +81,13 @@ def test_structures_keep_their_order_and_globs():
         {"name": "shape", "strength": 0.01, "match": "conv2"},
         {"name": "filter", "strength": 0.0, "match": "layer1.*"},
     ]
+    assert parse_structures(["filter", "shape@conv2"]) == [  # where a target finds the strengths
+        {"name": "filter", "match": "*"},
+        {"name": "shape", "match": "conv2"},
+    ]
 
 
-@pytest.mark.parametrize("text", ["filter", "=1", "filter=", "filter=x", "filter=1@"])
+@pytest.mark.parametrize("text", ["@conv1", "=1", "filter=", "filter=x", "filter=1@", "filter@conv1=2"])
 def test_structures_of_another_form_are_refused(text):
     with pytest.raises(click.UsageError):
         parse_structures([text])
