@@ -281,7 +281,7 @@ def test_a_model_of_another_shape_is_told_without_a_traceback(capfd):
     [
         ([], 2, "or --target macs=0.5"),
         (["--structure", "filter@conv1=0.1"], 2, "write filter=0.1@conv1"),
-        (["--structure", "filter=0.1@nowhere*"], 2, "nowhere"),
+        (["--structure", "filter=0.1@nowhere*"], 3, "nowhere"),
     ],
 )
 def test_structures_are_looked_at_before_data_are_read(capfd, monkeypatch, structure, code, says):
