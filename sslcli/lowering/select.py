@@ -287,11 +287,12 @@ def _measured(
     kept = recall(folder, key) if folder else None
     if len(models) == 1:
         return replace(decision, refused=refused, note="no lowering computes the same"), None
+    within = settings
     if check.fixed_batch_size(piece.graph) is not None:  # the first axes of its inputs need not be the batch
-        settings = replace(settings, batch_size=None)
+        within = replace(settings, batch_size=None)
     try:
         timings: Mapping[str, Timed] = kept or measure(
-            {form: convert(proto, dtype) for form, proto in models.items()}, settings
+            {form: convert(proto, dtype) for form, proto in models.items()}, within
         )
     except InputError as error:
         return replace(decision, refused=refused, note=error.what), None
