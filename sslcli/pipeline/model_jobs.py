@@ -254,12 +254,18 @@ def _pruned_record(request: Request, loaded: Checkpoint, pruned: PruneResult) ->
         inputs.stated(request),
         inputs.parents(request),
         plan=plan.to_json(),
-        zero_groups=_zero_groups(pruned, list(loaded.record.zero_groups)),
+        zero_groups=_zero_groups(pruned, _sparse_structures(request, loaded.record)),
     )
 
 
+def _sparse_structures(request: Request, record: Record) -> list[str]:
+    """The structures whose zero groups were learned or are chosen now, which fine-tuning holds at zero."""
+    step = request.settings.step
+    return list(dict.fromkeys([*record.zero_groups, *(step.structures if step.threshold else ())]))
+
+
 def _zero_groups(pruned: PruneResult, kinds: Sequence[str]) -> dict[str, dict[str, int]]:
-    """What is still zero of the structures that were learned (columns of layers that stay)."""
+    """What is still zero of the structures in question (columns of layers that stay)."""
     from sslcli.graph.groups import find_groups
     from sslcli.graph.normalise import normalise
     from sslcli.graph.slots import analyse

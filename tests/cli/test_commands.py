@@ -196,6 +196,21 @@ def test_inspect_gives_the_sizes_that_a_threshold_takes(folder, tmp_path, capfd)
     assert layers["conv2"]["filters"] == [25, 50]  # the 25 smallest of 50; the 25th lies at half
 
 
+def test_columns_that_a_threshold_took_stay_zero_in_training(folder, tmp_path, capfd):
+    assert main(["inspect", str(folder / "dense.pt2"), "--groups", "--json", "-"]) == 0
+    sizes = {(g["structure"], g["label"]): g["rms"] for g in shown(capfd)["details"]["groups"]}
+    half = str(sizes["shape", "conv2"][5])
+    small, tuned = str(tmp_path / "small.pt2"), str(tmp_path / "tuned.pt2")
+    only = ["--structure", "shape", "--keep", "conv1", "--keep", "fc*"]
+    assert main(["prune", str(folder / "dense.pt2"), "--threshold", half, *only, "-o", small, "-q"]) == 0
+    assert main(["train", small, "--max-steps", "3", "-o", tuned, "-q"]) == 0
+    capfd.readouterr()
+    for path in (small, tuned):
+        assert main(["inspect", path, "--json", "-"]) == 0
+        layers = {layer["name"]: layer for layer in shown(capfd)["layers"]}
+        assert layers["conv2"]["columns"] == [250, 500]
+
+
 def test_bench_shows_the_numbers_even_if_the_gate_fails(onnx, folder, tmp_path, capfd):
     report = tmp_path / "bench.json"
     arguments = ["--budget", "0.1", "--layers", "none", "--fail-under", "1000", "--json", str(report)]
