@@ -127,7 +127,7 @@ the small network is fine-tuned with the dense baseline as teacher, learning rat
         (
             Row("1 (baseline)", 17.9, "12.5-0-0; 0-0-0", "convnet", "baseline"),
             Row("2", 17.9, "50.0-28.1-1.6; 0-59.3-35.1", "convnet", "row2"),
-            Row("3", 16.9, "31.3-0-1.6; 0-42.8-9.8", "convnet", "row3"),
+            Row("3", 16.9, "31.3-0-1.6; 0-42.8-9.8", "convnet", "row3-more"),
         ),
         "",
     ),
@@ -235,7 +235,8 @@ def _cells(table: Table, row: Row, runs: Sequence[Mapping[str, Any]]) -> tuple[s
     if table.measure == "sparsity":
         least = [float(part) for side in row.layers.split(";") for part in side.split("-")]
         mean = [statistics.mean(column) for column in zip(*ours, strict=True)]
-        holds = holds and all(a >= b - 0.05 for a, b in zip(mean, least, strict=True))  # printed to one digit
+        if row.step != "baseline":  # a dense network is compared by its error
+            holds = holds and all(a >= b - 0.05 for a, b in zip(mean, least, strict=True))  # of one digit
     return shown, "; ".join(dict.fromkeys(_words(table, one) for one in ours)), "yes" if holds else "no"
 
 
