@@ -49,7 +49,9 @@ class TrainOptions(Options):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Label smoothing.")
     task: str | None = task_field()
     teacher: str | None = Field(
-        None, description="Saved model whose outputs are distilled into this one; default: none."
+        None,
+        description="Saved model whose outputs are distilled into this one, of --arch if it holds weights "
+        "alone; in a recipe also the id of an earlier step, or model for the recipe's own; default: none.",
     )
     teacher_weight: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5, description="Share of the teacher in the loss; the labels have the rest."

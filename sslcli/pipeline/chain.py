@@ -266,8 +266,13 @@ def _request(recipe: Recipe, step: Step, folder: Path) -> Request:
 
 
 def _resolved(step: Step, outputs: Mapping[str, Path | None], from_start: bool) -> Settings:
-    """The step's settings with ids of steps replaced by their files."""
+    """The step's settings with ids of steps replaced by their files.
+
+    What the recipe says of its model goes for the start model, and for a teacher that no step has made.
+    """
     chosen = step.settings
+    teacher = getattr(chosen.step, "teacher", None)
+    from_start = from_start or (teacher is not None and teacher not in outputs)
     model = chosen.model if from_start else _of_made(chosen.model)
     groups = {"step": chosen.step, "data": chosen.data}
     for group, options in groups.items():

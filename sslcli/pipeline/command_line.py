@@ -70,11 +70,13 @@ def _chosen(request: Request) -> dict[str, Options]:
     if STEPS[request.command].data != "no" or unknown_shape:
         groups.append(settings.data)
     found: dict[str, Options] = {}
+    seen = {"baseline"}
     for group in groups:
         for name, field in type(group).model_fields.items():
             value = getattr(group, name)
-            if name in found or name == "baseline" or value is None:
+            if name in seen or value is None:
                 continue
+            seen.add(name)  # the step's own, also at its default: batch_size is not that of the data
             if value != field.get_default(call_default_factory=True):
                 found[name] = group
     return found

@@ -11,6 +11,7 @@ from sslcli.errors import RecipeError, SslcliError, UsageError
 from sslcli.options.common import DataOptions, ModelOptions
 from sslcli.options.names import ARCHITECTURES, DATA_SETS
 from sslcli.options.steps import STEPS, own_options, settings
+from sslcli.options.training import RegularizeOptions, completed
 from sslcli.options.validation import Key, OptionsError, Problem, nearest, parse
 from sslcli.recipe.document import Document, read_document
 from sslcli.recipe.model import ModelKeys, Recipe, RecipeKeys, Step, StepKeys
@@ -18,6 +19,7 @@ from sslcli.recipe.overrides import TOP, override
 
 # Options whose value may be the id of an earlier step instead of a file.
 REFERENCES = ("baseline", "teacher", "normalize_from")
+_START = "model"  # as a teacher: the recipe's own model
 
 
 def load_recipe(
@@ -70,6 +72,8 @@ def recipe_problems(
             steps.append(_step(keys, index, step, machine or {}))
         except OptionsError as error:
             found += [_within(("steps", index, "with"), problem) for problem in error.problems]
+        else:
+            found += _contradictions(steps[-1])
     if found:
         return None, _errors(document, found)
     recipe = _recipe(path, document, keys, steps)
@@ -99,8 +103,21 @@ def _step(keys: RecipeKeys, index: int, step: StepKeys, machine: Mapping[str, ob
         "data": _data_values(keys),
         "run": run,
     }
-    chosen = settings(step.uses, given, defaults)
+    named = {"teacher": keys.model.weights} if given.get("teacher") == _START else {}
+    chosen = settings(step.uses, {**given, **named}, defaults)
     return Step(step.id, step.uses, _needs(keys, index), given, chosen, index)
+
+
+def _contradictions(step: Step) -> list[Problem]:
+    """Options that are good each alone and do not go together: told before the steps ahead have run."""
+    own = step.settings.step
+    try:
+        if isinstance(own, RegularizeOptions):
+            completed(own)
+    except UsageError as error:
+        keys = [name for name, value in step.given.items() if value == error.culprit]
+        return [Problem(("steps", step.index, "with", *keys[:1]), error.what, error.hint)]
+    return []
 
 
 def _needs(keys: RecipeKeys, index: int) -> tuple[str, ...]:
@@ -169,7 +186,7 @@ def _step_problems(keys: RecipeKeys) -> list[Problem]:
             )
         for need in _needs(keys, index):
             problems += _need_problems(path, step, need, earlier, later)
-        problems += _reference_problems(path, step, earlier)
+        problems += _reference_problems(path, step, earlier, keys.model)
         problems += _product_problems(keys, index, earlier)
         earlier[step.id] = step
     return problems
@@ -193,12 +210,19 @@ def _choice(earlier: dict[str, StepKeys], otherwise: str) -> str:
     return f"it is the first step, so {otherwise}"
 
 
-def _reference_problems(path: tuple[Key, ...], step: StepKeys, earlier: dict[str, StepKeys]) -> list[Problem]:
+def _reference_problems(
+    path: tuple[Key, ...], step: StepKeys, earlier: dict[str, StepKeys], model: ModelKeys
+) -> list[Problem]:
     """An option that names neither an earlier step nor anything that could be a file or an architecture."""
     problems = []
     for name in REFERENCES:
         value = (step.values or {}).get(name)
         if not isinstance(value, str) or value in earlier or any(mark in value for mark in "./:\\"):
+            continue
+        if (name, value) == ("teacher", _START):
+            if not model.weights:
+                what = "'teacher' names the recipe's model, which has no weights and so nothing to teach,"
+                problems.append(Problem((*path, "with", name), what, "name the step that trains it"))
             continue
         hint = nearest(value, earlier) or _choice(earlier, "name a file")
         what = f"'{name}' names '{value}', neither an earlier step nor a file,"

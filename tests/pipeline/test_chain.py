@@ -31,7 +31,7 @@ model: {arch: lenet}
 data: {name: mnist-5k}
 steps:
   - {id: first, uses: train, with: {epochs: 1}}
-  - {id: second, uses: regularize, with: {epochs: 2}}
+  - {id: second, uses: regularize, with: {epochs: 2, structures: {filter: 1.0}}}
   - {id: third, uses: train, with: {epochs: 3}}
   - {id: control, uses: train, needs: first, with: {epochs: 4}}
 """
@@ -332,6 +332,19 @@ def test_references_to_steps_become_their_files(tmp_path, calls):
     chain.run(load_recipe(path), tmp_path / "out")
     assert calls.requests[-1].settings.step.teacher == str(tmp_path / "out/first/model.pt2")
     assert calls.requests[-1].source == str(tmp_path / "out/third/model.pt2")
+
+
+def test_the_recipe_s_own_model_teaches_a_later_step_as_the_architecture_it_is(tmp_path, calls):
+    weights = tmp_path / "w.pth"
+    weights.touch()
+    path = tmp_path / "r.yaml"
+    text = RECIPE.replace("{arch: lenet}", f"{{arch: lenet, weights: {weights}}}")
+    path.write_text(text + "  - {id: taught, uses: train, needs: third, with: {teacher: model}}\n")
+    chain.run(load_recipe(path), tmp_path / "out")
+    taught, third = calls.requests[-1], calls.requests[-2]
+    assert (taught.settings.step.teacher, taught.settings.model.arch) == (str(weights), "lenet")
+    assert taught.source == str(tmp_path / "out/third/model.pt2")
+    assert third.settings.model.arch is None  # a file of our own says what it is
 
 
 def test_weights_that_are_not_there_are_named_with_their_line(tmp_path, calls):

@@ -138,6 +138,18 @@ def test_weights_are_the_source(write):
             "      epochs: 4\n      epochs: 5",
             "14: the key 'epochs' is given twice (first on line 13); keep one",
         ),
+        (
+            "      epochs: 4",
+            "      target: {macs: 0.5}\n      keep: last",
+            "14: --keep last does not go with a target in step 'sparse' (regularize); leave it out; with a "
+            "target the best epoch of the fine-tuning is kept",
+        ),
+        (
+            "      epochs: 4",
+            "      max_drop: 0.5",
+            "9: --max-drop without a target limits nothing in step 'sparse' (regularize); give --target "
+            "macs=0.5 too",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_line_and_the_nearest_right_word(write, old, new, message):
@@ -212,3 +224,17 @@ def test_a_step_after_one_without_a_model_says_what_to_add(write):
 def test_values_may_name_earlier_steps(write):
     text = GOOD + "  - {id: taught, uses: train, needs: sparse, with: {teacher: baseline}}\n"
     assert load_recipe(write(text)).steps[-1].needs == ("sparse", "baseline")
+
+
+def test_the_recipe_s_own_model_may_teach(write):
+    text = GOOD + "  - {id: taught, uses: train, needs: sparse, with: {teacher: model}}\n"
+    taught = load_recipe(write(text.replace("weights: null", "weights: w.pth"))).steps[-1]
+    assert (taught.needs, taught.settings.step.teacher) == (("sparse",), "w.pth")
+
+
+def test_a_model_without_weights_has_nothing_to_teach(write):
+    text = GOOD + "  - {id: taught, uses: train, needs: sparse, with: {teacher: model}}\n"
+    assert problems(write(text)) == [
+        "15: 'teacher' names the recipe's model, which has no weights and so nothing to teach, in step "
+        "'taught' (train); name the step that trains it"
+    ]
