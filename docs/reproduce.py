@@ -60,7 +60,7 @@ class Table:
     Attributes:
         title: heading.
         layers: names of the layers that are compared.
-        measure: flop (live rows x columns), sparsity (rows; columns), macs, or convs (how many are left).
+        measure: flop (live rows x columns), sparsity (rows; columns), convs (how many are left) or macs.
         rows: of the table.
         words: what was done otherwise than in the paper.
         whose: whose figures ours are held against.
@@ -134,9 +134,9 @@ the small network is fine-tuned with the dense baseline as teacher, learning rat
             Row("2", 17.9, "50.0-28.1-1.6; 0-59.3-35.1", "convnet", "row2"),
             Row("3", 16.9, "31.3-0-1.6; 0-42.8-9.8", "convnet", "row3"),
         ),
-        """What is not as in the paper: training images are cropped and mirrored; 60 epochs with a cosine, where
-the paper has 667; the groups of the sparse model are taken by thresholds, a layer at a time; the small
-network is fine-tuned with the dense baseline as teacher.""",
+        """What is not as in the paper: training images are cropped and mirrored; 60 epochs with a cosine
+instead of 667; the groups of the sparse model are taken by thresholds, a layer at a time; the small network
+is fine-tuned with the dense baseline as teacher.""",
     ),
     Table(
         "ResNet-20 on CIFAR-10, depth (convolutions left of 18 in blocks)",
@@ -233,7 +233,8 @@ def page(results: Mapping[str, Sequence[Mapping[str, Any]]], targets: Sequence[M
 
 def _table(table: Table, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     lines = [f"## {table.title}", "", table.words, ""] if table.words else [f"## {table.title}", ""]
-    unit = {"flop": "FLOP %", "sparsity": "sparsity", "convs": "convolutions", "macs": "MACs %"}[table.measure]
+    units = {"flop": "FLOP %", "sparsity": "sparsity", "convs": "convolutions", "macs": "MACs %"}
+    unit = units[table.measure]
     lines += [
         f"| row | {table.whose}: error % | {table.whose}: {unit} | ours: error % | ours: {unit} | holds |",
         "| --- | --- | --- | --- | --- | --- |",
