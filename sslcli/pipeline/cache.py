@@ -37,7 +37,7 @@ def step_key(recipe: Recipe, step: Step, inputs: Mapping[str, str]) -> str:
         "references": _references(step),
         "code": code_version(),
     }
-    if not step.needs:
+    if not step.inputs:
         described["source"] = source_hash(recipe.source)
     text = json.dumps(described, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

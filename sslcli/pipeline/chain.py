@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sslcli.errors import InputError, OutputError, RecipeError, SslcliError, TargetError, UsageError
+from sslcli.errors import InputError, OutputError, RecipeError, SslcliError, UsageError
 from sslcli.files import atomic_output, lock_output, output_error, remove_leftovers
 from sslcli.options.common import ModelOptions
 from sslcli.options.steps import STEPS, Settings
@@ -117,7 +117,7 @@ def _check_present(recipe: Recipe) -> None:
     ids = {step.id for step in recipe.steps}
     for step in recipe.steps:
         try:
-            if not step.needs:
+            if not step.inputs:
                 check_model(recipe.source)
             for error in missing(step.settings):
                 if error.culprit not in ids:
@@ -174,8 +174,6 @@ def _step(
         request = _request(recipe, step, folder)
         result = jobs.JOBS[step.uses](request, told)
         failure = getattr(result, "failure", None)
-        if isinstance(failure, TargetError):  # the step's model was not made
-            raise failure
     except SslcliError as error:
         raise _located(recipe, step, error) from error
     seconds = time.monotonic() - began
@@ -213,12 +211,12 @@ def _record(
     failure: SslcliError | None,
 ) -> dict[str, Any]:
     name = _OUTPUTS.get(STEPS[step.uses].product)
-    made = [name] if name else []
+    made = [name] if name and (place / name).is_file() else []  # a missed target makes none
     return {
         "key": key,
         "id": step.id,
         "uses": step.uses,
-        "needs": list(step.needs),
+        "needs": list(step.inputs),
         "given": step.given,
         "command": line,
         "seconds": seconds,
@@ -248,13 +246,7 @@ def _output(step: Step, folder: Path) -> Path | None:
 
 def _request(recipe: Recipe, step: Step, folder: Path) -> Request:
     outputs = {need: _output(recipe.step(need), folder) for need in step.needs}
-    named = {getattr(step.settings.step, name, None) for name in REFERENCES}  # by an option, as the baseline
-    first = next(iter(step.needs), None)
-    made = [
-        str(path)
-        for need, path in outputs.items()
-        if path is not None and (need == first or need not in named)
-    ]
+    made = [str(path) for need in step.inputs if (path := outputs[need]) is not None]
     own = _output(step, folder)
     return Request(
         command=step.uses,
@@ -302,8 +294,8 @@ def _outcome(
     result: dict[str, Any] | None = None,
 ) -> StepOutcome:
     name = _OUTPUTS.get(STEPS[step.uses].product)
-    outputs = [str(place / name)] if name else []
-    return StepOutcome(step.id, step.uses, list(step.needs), state, seconds, outputs, reason, result or {})
+    outputs = [str(place / name)] if name and state != "failed" else []
+    return StepOutcome(step.id, step.uses, list(step.inputs), state, seconds, outputs, reason, result or {})
 
 
 def _reason(place: Path, waits: list[str], force: bool) -> str:
@@ -313,7 +305,10 @@ def _reason(place: Path, waits: list[str], force: bool) -> str:
         return f"needs {waits[0]}"
     if (place / _STARTED).is_file():
         return "was stopped"
-    return "has changed" if cache.read_record(place) else "new"
+    record = cache.read_record(place)
+    if record is None:
+        return "new"
+    return "has failed" if record.get("failure") else "has changed"
 
 
 def _located(recipe: Recipe, step: Step, error: SslcliError) -> SslcliError:

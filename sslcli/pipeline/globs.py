@@ -1,8 +1,9 @@
-"""Globs of a recipe against the start model, before anything is trained."""
+"""What a recipe says of layers against the start model, before anything is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from sslcli.errors import RecipeError
 from sslcli.options.validation import nearest
@@ -11,47 +12,73 @@ from sslcli.recipe.model import Recipe, Step
 
 
 def check_globs(recipe: Recipe) -> None:
-    """Raise if a structure's glob matches no layer of the start model.
+    """Raise if a step speaks of layers or structures that the start model does not have.
 
-    Only recipes that have globs pay for it: the model is built and traced. Steps after a ``prune`` see
+    Only recipes that speak of some pay for it: the model is built and traced. Steps after a ``prune`` see
     another network, whose layers may be gone; theirs are checked when they run.
 
     Raises:
         RecipeError: ``file:line``, with the nearest layer.
     """
-    asked = [(step, kind, glob) for step in _unpruned(recipe) for kind, glob in _globs(step)]
-    if not asked:
+    steps = list(_unpruned(recipe))
+    asked = [(step, kind, glob) for step in steps for kind, glob in _structures(step)]
+    named = [(step, glob) for step in steps if step.uses == "prune" for glob in _layers(step)]
+    if not asked and not named:
         return
-    from sslcli.graph.groups import find_groups
+    from sslcli.graph.groups import find_groups, matches
     from sslcli.graph.slots import analyse
     from sslcli.graph.trace import trace
+    from sslcli.surgery.measure import layers
 
-    loaded = load_model(recipe.source, recipe.model, recipe.seed, recipe.data)
+    loaded = load_model(_source(recipe), recipe.model, recipe.seed, recipe.data)
     structure = analyse(trace(loaded.model, loaded.example))
     for step, kind, glob in asked:
         if not find_groups(structure, kind, glob):
             labels = [group.label for group in find_groups(structure, kind)]
-            place = recipe.place(step, glob)
-            what = f"{place}: the glob '{glob}' matches no layer with {kind} groups in step '{step.id}'"
-            raise RecipeError(what, nearest(glob, labels) or _some(labels))
+            if glob == "*":
+                raise _error(recipe, step, kind, f"no layer has {kind} groups", labels)
+            wrong = f"the glob '{glob}' matches no layer with {kind} groups"
+            raise _error(recipe, step, glob, wrong, labels)
+    names = [layer.name for layer in layers(structure)] if named else []
+    for step, glob in named:
+        if not any(matches(name, glob) for name in names):
+            raise _error(recipe, step, glob, f"the glob '{glob}' matches no layer", names)
+
+
+def _source(recipe: Recipe) -> str:
+    """The start model, or a fresh one where its weights are not at hand: layers are those of the class."""
+    there = recipe.source.startswith("arch:") or Path(recipe.source).exists()
+    return recipe.source if there or recipe.model.arch is None else f"arch:{recipe.model.arch}"
+
+
+def _error(recipe: Recipe, step: Step, word: str, wrong: str, labels: list[str]) -> RecipeError:
+    what = f"{recipe.place(step, word)}: {wrong} in step '{step.id}'"
+    return RecipeError(what, nearest(word, labels) or _some(labels))
 
 
 def _unpruned(recipe: Recipe) -> Iterator[Step]:
-    """The steps that work on the start model's own network."""
+    """The steps that are given the start model's own network."""
     pruned: set[str] = set()
     for step in recipe.steps:
-        if step.uses == "prune" or pruned & set(step.needs[:1]):
+        if pruned & set(step.inputs[:1]):
             pruned.add(step.id)
-        else:
-            yield step
+            continue
+        if step.uses == "prune":
+            pruned.add(step.id)
+        yield step
 
 
-def _globs(step: Step) -> Iterator[tuple[str, str]]:
+def _structures(step: Step) -> Iterator[tuple[str, str]]:
     for entry in getattr(step.settings.step, "structures", ()):
-        if not isinstance(entry, str) and entry.match != "*":  # prune's are names alone
+        if not isinstance(entry, str):  # prune's are names alone, of what there may be
             yield entry.name, entry.match
+
+
+def _layers(step: Step) -> Iterator[str]:
+    yield from getattr(step.settings.step, "keep", ())
+    yield from getattr(step.settings.step, "limit", {})
 
 
 def _some(labels: list[str]) -> str:
     shown = ", ".join(labels[:6])
-    return f"layers are {shown}" + (", ..." if len(labels) > 6 else "") if labels else "there is none"
+    return f"layers are {shown}" + (", ..." if len(labels) > 6 else "") if labels else "leave it out"

@@ -116,6 +116,8 @@ def inspect(request: Request, observers: Observers = ()) -> results.InspectResul
     if inputs.is_onnx(request.source):
         from sslcli.pipeline.onnx_shape import inspect_onnx
 
+        if request.settings.step.sensitivity:
+            raise InputError("--sensitivity sets filters of a torch model to zero", "give the .pt2 instead")
         return inspect_onnx(Path(request.source), request.settings.model.input_shape)
     chosen = request.settings
     loaded = inputs.load_model(request.source, chosen.model, chosen.run.seed, chosen.data)

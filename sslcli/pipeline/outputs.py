@@ -15,6 +15,7 @@ from typing import Any
 
 from sslcli.errors import OutputError, UsageError
 from sslcli.files import check_writable, data_file
+from sslcli.options.contradictions import check_training
 from sslcli.options.training import RegularizeOptions, completed
 from sslcli.pipeline.presence import check_model
 from sslcli.pipeline.request import Request
@@ -39,20 +40,50 @@ def check_output(request: Request) -> Path:
     if path is None:
         raise UsageError(f"{request.command} needs an output", "name it with -o")
     check_writable(path)
-    source = Path(request.source)
     aims = bool(getattr(request.settings.step, "target", None))
-    if aims and source.exists() and nearest_path(path).resolve() == source.resolve():
-        raise OutputError(f"{source} is where the nearest model of {path} goes", "name another output")
+    for source in _read(request):
+        if aims and nearest_path(path).resolve() == source.resolve():
+            raise OutputError(f"{source} is where the nearest model of {path} goes", "name another output")
+        if path.exists() and path.samefile(source):
+            what = "the input" if str(source) == request.source else "the teacher"
+            raise OutputError(f"{path} is {what} itself", "name another output")
+    if not request.force:
+        _check_companions(request, path, aims)
     if not path.exists():
         return path
-    if source.exists() and path.samefile(source):
-        raise OutputError(f"{path} is the input itself", "name another output")
     if not request.force and not _is_own_product(path, request):
         raise OutputError(
             f"{path} exists and was not made by this {request.command} of {request.source}",
             "give --force to replace it, or another output",
         )
     return path
+
+
+def _read(request: Request) -> list[Path]:
+    """The models that a job reads and must not write over."""
+    names = (request.source, getattr(request.settings.step, "teacher", None))
+    return [Path(name) for name in names if name is not None and Path(name).exists()]
+
+
+def _check_companions(request: Request, output: Path, aims: bool) -> None:
+    """Refuse to write over files beside the output that are somebody's work."""
+    hint = "name another output, move it, or give --force to replace it"
+    nearest = nearest_path(output)
+    if aims and nearest.exists() and not _is_own_product(nearest, request):
+        what = f"{nearest} is where the nearest model goes, and was not made by this {request.command}"
+        raise OutputError(f"{what} of {request.source}", hint)
+    course = metrics_path(output)
+    if request.command in ("train", "regularize") and course.exists() and not _is_course(course):
+        raise OutputError(f"{course} is where the course of {output} goes, and is none", hint)
+
+
+def _is_course(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            line = stream.readline(_MAX_RECORD)
+        return not line or "kind" in json.loads(line)
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def nearest_path(output: Path) -> Path:
@@ -113,6 +144,7 @@ def planned(request: Request) -> Planned:
     source = request.source
     check_model(source)
     chosen = request.settings
+    check_training(chosen.step)
     step = completed(chosen.step) if isinstance(chosen.step, RegularizeOptions) else chosen.step
     options: dict[str, Any] = {}
     for group in filter(None, (step, chosen.model, chosen.data, chosen.run)):

@@ -27,7 +27,9 @@ def model_rows(recipe: Recipe, folder: Path, outcomes: Sequence[StepOutcome]) ->
     for outcome in outcomes:
         step = recipe.step(outcome.id)
         product = STEPS[step.uses].product
-        if product == "model" or (product == "onnx" and not step.needs):
+        if outcome.state == "failed":  # a missed target: what was kept is not the step's model
+            continue
+        if product == "model" or (product == "onnx" and not step.inputs):
             shape = results[step.id].get("shape") or {}
             tests, times = tested.get(step.id, ({}, None)), timed.get(step.id, {})
             rows.append(_row(step.id, shape, tests, times, outcome, files.get(step.id)))
@@ -89,8 +91,8 @@ def _tested(recipe: Recipe, results: Results) -> dict[str, tuple[dict[str, float
         own = (result.get("metrics") or {}).get("test") if step.uses != "evaluate" else None
         if own:
             found[step.id] = dict(own), None
-        elif step.uses == "evaluate" and step.needs and result.get("split") == "test":
-            measured = step.needs[0]
+        elif step.uses == "evaluate" and step.inputs and result.get("split") == "test":
+            measured = step.inputs[0]
             found.setdefault(_model_step(recipe, measured), (dict(result["metrics"]), measured))
     return found
 
@@ -109,6 +111,6 @@ def _timed(recipe: Recipe, results: Results) -> dict[str, dict[str, Any]]:
 def _model_step(recipe: Recipe, identifier: str) -> str:
     """Back from an exported file to the step that made the model."""
     known: dict[str, Step] = {step.id: step for step in recipe.steps}
-    while identifier in known and STEPS[known[identifier].uses].product == "onnx" and known[identifier].needs:
-        identifier = known[identifier].needs[0]
+    while (step := known.get(identifier)) and STEPS[step.uses].product == "onnx" and step.inputs:
+        identifier = step.inputs[0]
     return identifier

@@ -7,16 +7,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sslcli.errors import OutputError, TargetError, UsageError
+from sslcli.errors import InputError, ModelError, OutputError, TargetError, UsageError
 from sslcli.files import lock_output
+from sslcli.options.common import ModelOptions
+from sslcli.options.contradictions import check_training
 from sslcli.pipeline import inputs
 from sslcli.pipeline.outputs import check_output, forget_nearest, metrics_path, nearest_path, state_path
 from sslcli.pipeline.request import Request
 from sslcli.pipeline.results import TrainingResult
 from sslcli.pipeline.shape import shape_of_model
 from sslcli.pipeline.tasks import load_task, recorded_task_told
+from sslcli.reference import describe
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from sslcli.checkpoint import Checkpoint, Record
     from sslcli.data import DataSource
     from sslcli.targeting import TrainResult
@@ -45,9 +50,10 @@ def _run(request: Request, observers: Observers, method: Callable[..., TrainResu
     from sslcli.checkpoint.save import require_format
     from sslcli.training.world import joined
 
+    chosen = request.settings
+    check_training(chosen.step)
     output = check_output(request)
     require_format(output)
-    chosen = request.settings
     _require_other_course(getattr(chosen.step, "replay", None), output)
     device = inputs.choose_device(chosen.run)
     with joined(device.type) as world, _alone(output, world), inputs.threads(chosen.run.threads):
@@ -59,6 +65,9 @@ def _run(request: Request, observers: Observers, method: Callable[..., TrainResu
         source = inputs.load_data(chosen.data, loaded.record, chosen.run.seed, inputs.input_shape_of(loaded))
         task = load_task(chosen.step.task)
         _require_fitting(request, loaded, source, task)
+        teacher = _teacher(request)
+        if task is None:
+            _require_same_classes(request, loaded, teacher)
         if request.command == "regularize":
             targeting.check_structures(loaded.model, loaded.example, chosen.step)
         with recorded_task_told(loaded.record):
@@ -73,7 +82,7 @@ def _run(request: Request, observers: Observers, method: Callable[..., TrainResu
                 source,
                 options=chosen.step,
                 task=task,
-                teacher=_teacher(request),
+                teacher=teacher,
                 zeros=loaded.record.zero_groups,
                 batch_size=chosen.data.batch_size,
                 seed=chosen.run.seed,
@@ -221,12 +230,42 @@ def _record(
     )
 
 
-def _teacher(request: Request) -> Any:
-    name = request.settings.step.teacher
+def _teacher(request: Request) -> nn.Module | None:
+    """The teacher as its file says it is; what the options say of the model is for weights alone."""
+    chosen = request.settings
+    name = chosen.step.teacher
     if name is None:
         return None
-    chosen = request.settings
-    return inputs.load_model(name, chosen.model, chosen.run.seed, chosen.data).model
+    plain = ModelOptions.model_validate({"trust_pickle": chosen.model.trust_pickle})
+    try:
+        return inputs.load_model(name, plain, chosen.run.seed, chosen.data).model
+    except ModelError:
+        if chosen.model.arch is None:
+            raise
+        return inputs.load_model(name, chosen.model, chosen.run.seed, chosen.data).model
+
+
+def _require_same_classes(request: Request, loaded: Checkpoint, teacher: nn.Module | None) -> None:
+    """Refuse a teacher of other outputs before training, in words that speak of the teacher."""
+    import torch
+
+    from sslcli.training.task import heads
+
+    if teacher is None or not loaded.example:
+        return
+    name = request.settings.step.teacher
+    with torch.no_grad():
+        own = heads(loaded.model(*loaded.example))[0]
+        try:
+            taught = heads(teacher.eval()(*loaded.example))[0]
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise InputError(
+                f"the teacher {name} does not run on what the model takes ({describe(error)})",
+                "name a model of the same inputs",
+            ) from error
+    if own.shape != taught.shape:
+        what = f"the teacher {name} gives outputs {tuple(taught.shape)}, the model {tuple(own.shape)}"
+        raise InputError(what, "name a teacher of the same classes")
 
 
 def _all_observers(

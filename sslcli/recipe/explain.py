@@ -23,7 +23,7 @@ def explain(recipe: Recipe) -> str:
 
 
 def _step(number: int, step: Step) -> list[str]:
-    source = f"the output of {' and '.join(step.needs)}" if step.needs else "the start model"
+    source = f"the output of {' and '.join(step.inputs)}" if step.inputs else "the start model"
     lines = _wrapped(f"{number}. {step.id} ({step.uses}), on {source}: {STEPS[step.uses].summary}", "   ")
     for name, value in step.given.items():
         lines += _wrapped(f"     {name} = {_value(value)}{_meaning(step, name)}", " " * 8)

@@ -66,8 +66,8 @@ class Step:
     Attributes:
         id: name and folder.
         uses: the command.
-        needs: ids of the steps that it reads, the one whose output it works on first; empty for the
-            recipe's model.
+        inputs: ids of the steps whose outputs it works on, in that order; empty for the recipe's model.
+        needs: ids of all steps that come before it: inputs, and what its options name, as the teacher.
         given: the options that the recipe states, as they were written.
         settings: all options, validated.
         index: position in the recipe, for the places of its values.
@@ -75,6 +75,7 @@ class Step:
 
     id: str
     uses: str
+    inputs: tuple[str, ...]
     needs: tuple[str, ...]
     given: dict[str, Any]
     settings: Settings

@@ -9,9 +9,9 @@ from typing import Any
 
 from sslcli.errors import RecipeError, SslcliError, UsageError
 from sslcli.options.common import DataOptions, ModelOptions
+from sslcli.options.contradictions import check_training
 from sslcli.options.names import ARCHITECTURES, DATA_SETS
 from sslcli.options.steps import STEPS, own_options, settings
-from sslcli.options.training import RegularizeOptions, completed
 from sslcli.options.validation import Key, OptionsError, Problem, nearest, parse
 from sslcli.recipe.document import Document, read_document
 from sslcli.recipe.model import ModelKeys, Recipe, RecipeKeys, Step, StepKeys
@@ -105,35 +105,44 @@ def _step(keys: RecipeKeys, index: int, step: StepKeys, machine: Mapping[str, ob
     }
     named = {"teacher": keys.model.weights} if given.get("teacher") == _START else {}
     chosen = settings(step.uses, {**given, **named}, defaults)
-    return Step(step.id, step.uses, _needs(keys, index), given, chosen, index)
+    return Step(step.id, step.uses, _inputs(keys, index), _needs(keys, index), given, chosen, index)
 
 
 def _contradictions(step: Step) -> list[Problem]:
     """Options that are good each alone and do not go together: told before the steps ahead have run."""
-    own = step.settings.step
     try:
-        if isinstance(own, RegularizeOptions):
-            completed(own)
+        check_training(step.settings.step)
     except UsageError as error:
         keys = [name for name, value in step.given.items() if value == error.culprit]
         return [Problem(("steps", step.index, "with", *keys[:1]), error.what, error.hint)]
     return []
 
 
-def _needs(keys: RecipeKeys, index: int) -> tuple[str, ...]:
+def _stated(keys: RecipeKeys, index: int) -> list[str]:
+    """``needs`` as it is written, or the step before."""
     step = keys.steps[index]
     if isinstance(step.needs, str):
-        needs = [step.needs]
-    elif step.needs is not None:
-        needs = list(step.needs)
-    else:
-        needs = [keys.steps[index - 1].id] if index else []
+        return [step.needs]
+    if step.needs is not None:
+        return list(step.needs)
+    return [keys.steps[index - 1].id] if index else []
+
+
+def _inputs(keys: RecipeKeys, index: int) -> tuple[str, ...]:
+    """What the step works on: a teacher or baseline among its needs is not that, unless it comes first."""
+    stated, named = _stated(keys, index), _named(keys, index)
+    return tuple(need for need in stated if need == stated[0] or need not in named)
+
+
+def _needs(keys: RecipeKeys, index: int) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*_stated(keys, index), *_named(keys, index)]))
+
+
+def _named(keys: RecipeKeys, index: int) -> list[str]:
+    """The earlier steps that options name."""
     ids = {other.id for other in keys.steps[:index]}
-    for name in REFERENCES:
-        value = (step.values or {}).get(name)
-        if isinstance(value, str) and value in ids and value not in needs:
-            needs.append(value)
-    return tuple(needs)
+    values = [(keys.steps[index].values or {}).get(name) for name in REFERENCES]
+    return [value for value in values if isinstance(value, str) and value in ids]
 
 
 def _model_values(model: ModelKeys) -> dict[str, Any]:
@@ -187,6 +196,8 @@ def _step_problems(keys: RecipeKeys) -> list[Problem]:
         for need in _needs(keys, index):
             problems += _need_problems(path, step, need, earlier, later)
         problems += _reference_problems(path, step, earlier, keys.model)
+        problems += _model_option_problems(keys, index)
+        problems += _unknown_name((*path, "with", "data"), "data set", _text(step, "data"), DATA_SETS)
         problems += _product_problems(keys, index, earlier)
         earlier[step.id] = step
     return problems
@@ -217,7 +228,10 @@ def _reference_problems(
     problems = []
     for name in REFERENCES:
         value = (step.values or {}).get(name)
-        if not isinstance(value, str) or value in earlier or any(mark in value for mark in "./:\\"):
+        if isinstance(value, str) and value in earlier:
+            problems += _made_problems((*path, "with", name), name, earlier[value])
+            continue
+        if not isinstance(value, str) or any(mark in value for mark in "./:\\"):
             continue
         if (name, value) == ("teacher", _START):
             if not model.weights:
@@ -230,10 +244,41 @@ def _reference_problems(
     return problems
 
 
+def _model_option_problems(keys: RecipeKeys, index: int) -> list[Problem]:
+    """How a model is read, said in a step that is given one of ours, which says itself what it is."""
+    step, inputs = keys.steps[index], _inputs(keys, index)
+    made = {other.id for other in keys.steps[:index]}
+    code = ":" in (_text(step, "arch") or keys.model.arch or "")  # which is named again
+    if not inputs or code or (_text(step, "teacher") or inputs[0]) not in made:
+        return []
+    own = own_options(step.uses).model_fields
+    what = f"is about the recipe's own model, and step '{step.id}' works on what '{inputs[0]}' makes,"
+    return [
+        Problem(("steps", index, "with", name), f"'{name}' {what}", "leave it out")
+        for name in ("arch", "arch_arg", "input_shape")
+        if name in (step.values or {}) and name not in own
+    ]
+
+
+def _text(step: StepKeys, name: str) -> str | None:
+    value = (step.values or {}).get(name)
+    return value if isinstance(value, str) else None
+
+
+def _made_problems(where: tuple[Key, ...], name: str, step: StepKeys) -> list[Problem]:
+    """An option that names a step which makes nothing that the option can use."""
+    product = STEPS[step.uses].product
+    if product == "model" or (product == "onnx" and name == "baseline"):
+        return []
+    wanted = "model" if product == "none" else "model that torch can run"
+    what = f"'{name}' names '{step.id}' ({step.uses}), which makes no {wanted},"
+    return [Problem(where, what, "name a step that makes one")]
+
+
 def _product_problems(keys: RecipeKeys, index: int, earlier: dict[str, StepKeys]) -> list[Problem]:
     """A step must be given something that it can work on."""
-    step, needs = keys.steps[index], _needs(keys, index)
-    source = earlier.get(needs[0]) if needs else None
+    step, inputs = keys.steps[index], _inputs(keys, index)
+    source = earlier.get(inputs[0]) if inputs else None
     if source is None:
         return []
     product = STEPS[source.uses].product

@@ -304,6 +304,31 @@ def test_options_that_contradict_are_refused_in_the_rehearsal_too(capfd, options
     assert left_behind() == []
 
 
+@pytest.mark.parametrize("name", ["x.nearest.pt2", "x.metrics.jsonl"])
+def test_what_lies_beside_the_output_and_is_not_ours_is_not_written_over(capfd, name):
+    Path(name).write_text("mine")
+    said = refused(capfd, 9, "regularize", *NET, *DATA, "-o", "x.pt2", "--target", "macs=0.5")
+    assert f"{name} is where the" in said
+    assert Path(name).read_text() == "mine"
+
+
+def test_a_teacher_is_not_written_over(capfd):
+    assert main(["train", *NET, *DATA, "-o", "t.pt2", "--max-steps", "1", "-q"]) == 0
+    capfd.readouterr()
+    assert "t.pt2 is the teacher itself" in refused(
+        capfd, 9, "train", *NET, *DATA, "-o", "t.pt2", "--teacher", "t.pt2"
+    )
+
+
+def test_a_teacher_of_other_classes_is_named(capfd):
+    assert main(["prune", "arch:lenet", "--arch-arg", "classes=3", "-o", "t.pt2", "-q"]) == 0
+    capfd.readouterr()
+    mnist = ["--data", "mnist-5k", "--max-steps", "1"]
+    said = refused(capfd, 3, "train", "arch:lenet", *mnist, "-o", "x.pt2", "--teacher", "t.pt2")
+    assert "the teacher t.pt2 gives outputs (2, 3), the model (2, 10)" in said
+    assert left_behind() == ["t.plan.json", "t.pt2"]
+
+
 def test_a_target_is_refused_where_later_strengths_take_all_groups_back(capfd):
     structures = ["--structure", "filter=1", "--structure", "filter=0@*[0-9]*"]
     said = refused(capfd, 2, "regularize", *NET, *DATA, "-o", "x.pt2", "--target", "macs=0.5", *structures)

@@ -232,6 +232,45 @@ def test_the_recipe_s_own_model_may_teach(write):
     assert (taught.needs, taught.settings.step.teacher) == (("sparse",), "w.pth")
 
 
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (
+            "needs: sparse, with: {teacher: look}",
+            "'teacher' names 'look' (inspect), which makes no model, in step 'last' (train); name a step that "
+            "makes one",
+        ),
+        (
+            "needs: sparse, with: {teacher: onnx}",
+            "'teacher' names 'onnx' (export), which makes no model that torch can run, in step 'last' (train); "
+            "name a step that makes one",
+        ),
+        (
+            "needs: sparse, with: {arch: mlp}",
+            "'arch' is about the recipe's own model, and step 'last' works on what 'sparse' makes, in step "
+            "'last' (train); leave it out",
+        ),
+        (
+            "needs: sparse, with: {data: mnost}",
+            "there is no data set 'mnost' in step 'last' (train); did you mean 'mnist'?",
+        ),
+        (
+            "needs: sparse, with: {teacher: 'arch:mlp'}",
+            "the teacher has nothing to teach: arch:mlp is a fresh network in step 'last' (train); name a saved "
+            "model",
+        ),
+        (
+            "needs: sparse, with: {temperature: 3.0}",
+            "--temperature without a teacher does nothing in step 'last' (train); give --teacher too, or leave "
+            "it out",
+        ),
+    ],
+)
+def test_what_a_later_step_cannot_do_is_told_before_the_first_runs(write, step, message):
+    more = "  - {id: look, uses: inspect}\n  - {id: onnx, uses: export, needs: sparse}\n"
+    assert problems(write(GOOD + more + f"  - {{id: last, uses: train, {step}}}\n")) == [f"17: {message}"]
+
+
 def test_a_model_without_weights_has_nothing_to_teach(write):
     text = GOOD + "  - {id: taught, uses: train, needs: sparse, with: {teacher: model}}\n"
     assert problems(write(text)) == [
