@@ -61,7 +61,8 @@ def calls(monkeypatch):
         name = request.output.parent.name
         if name in seen.failures:
             raise seen.failures[name]
-        made_from = "" if request.source.startswith("arch:") else Path(request.source).read_text(errors="replace")
+        start = request.source.startswith("arch:")
+        made_from = "" if start else Path(request.source).read_text(errors="replace")
         request.output.write_text(f"{made_from}|{name} {request.settings.step.epochs}")
         return TrainingResult(request.command, request.source, str(request.output), {}, 1, 1, 0.0, {}, {})
 

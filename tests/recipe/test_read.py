@@ -237,13 +237,13 @@ def test_the_recipe_s_own_model_may_teach(write):
     [
         (
             "needs: sparse, with: {teacher: look}",
-            "'teacher' names 'look' (inspect), which makes no model, in step 'last' (train); name a step that "
-            "makes one",
+            "'teacher' names 'look' (inspect), which makes no model, in step 'last' (train); name a "
+            "step that makes one",
         ),
         (
             "needs: sparse, with: {teacher: onnx}",
-            "'teacher' names 'onnx' (export), which makes no model that torch can run, in step 'last' (train); "
-            "name a step that makes one",
+            "'teacher' names 'onnx' (export), which makes no model that torch can run, in step 'last' "
+            "(train); name a step that makes one",
         ),
         (
             "needs: sparse, with: {arch: mlp}",
@@ -256,13 +256,13 @@ def test_the_recipe_s_own_model_may_teach(write):
         ),
         (
             "needs: sparse, with: {teacher: 'arch:mlp'}",
-            "the teacher has nothing to teach: arch:mlp is a fresh network in step 'last' (train); name a saved "
-            "model",
+            "the teacher has nothing to teach: arch:mlp is a fresh network in step 'last' (train); name a "
+            "saved model",
         ),
         (
             "needs: sparse, with: {temperature: 3.0}",
-            "--temperature without a teacher does nothing in step 'last' (train); give --teacher too, or leave "
-            "it out",
+            "--temperature without a teacher does nothing in step 'last' (train); give --teacher too, "
+            "or leave it out",
         ),
     ],
 )
