@@ -20,6 +20,7 @@ from sslcli.pipeline import cache, jobs
 from sslcli.pipeline.command_line import command_line, now, run_command_line
 from sslcli.pipeline.events import SILENT, Observers, StepEvent
 from sslcli.pipeline.globs import check_globs
+from sslcli.pipeline.inputs import choose_device
 from sslcli.pipeline.outputs import written as written_by
 from sslcli.pipeline.presence import check_model, missing
 from sslcli.pipeline.request import Request
@@ -53,6 +54,7 @@ def run(recipe: Recipe, folder: Path, observers: Observers = SILENT, *, force: b
     make_folder(folder)
     with lock_output(folder / "run", (folder / "run.json", folder / "report.html")):
         if force or any(step.state != "cached" for step in plan_run(recipe, folder).steps):
+            _check_devices(recipe)
             check_globs(recipe)
         outcomes: list[StepOutcome] = []
         for step in recipe.steps:
@@ -86,7 +88,12 @@ def _require_run_folder(recipe: Recipe, folder: Path, force: bool) -> None:
 
 
 def plan_run(recipe: Recipe, folder: Path, *, force: bool = False) -> RunResult:
-    """What ``run`` would do: which steps are cached, which would run and why. Nothing is written."""
+    """What ``run`` would do: which steps are cached, which would run and why. Nothing is written.
+
+    Raises:
+        RecipeError: a file that a step names is not there.
+    """
+    _check_present(recipe)
     outcomes: list[StepOutcome] = []
     fresh: set[str] = set()
     for step in recipe.steps:
@@ -122,6 +129,15 @@ def _check_present(recipe: Recipe) -> None:
             for error in missing(step.settings):
                 if error.culprit not in ids:
                     raise error
+        except SslcliError as error:
+            raise _located(recipe, step, error) from error
+
+
+def _check_devices(recipe: Recipe) -> None:
+    """A device that is not there is told before the steps ahead of its own have run."""
+    for step in recipe.steps:
+        try:
+            choose_device(step.settings.run)
         except SslcliError as error:
             raise _located(recipe, step, error) from error
 

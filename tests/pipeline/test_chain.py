@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sslcli.errors import (
+    DeviceError,
     GateError,
     Interrupted,
     ModelError,
@@ -359,6 +360,21 @@ def test_the_recipe_s_own_model_teaches_a_later_step_as_the_architecture_it_is(t
     assert (taught.settings.step.teacher, taught.settings.model.arch) == (str(weights), "lenet")
     assert taught.source == str(tmp_path / "out/third/model.pt2")
     assert third.settings.model.arch is None  # a file of our own says what it is
+
+
+def test_a_device_that_is_not_there_is_told_before_any_step_runs(tmp_path, calls):
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE.replace("{epochs: 3}", "{epochs: 3, device: 'cuda:99'}"))
+    with pytest.raises(DeviceError, match="cuda:99"):
+        chain.run(load_recipe(path), tmp_path / "out")
+    assert calls.names() == []
+
+
+def test_a_plan_tells_of_weights_that_are_not_there_too(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE.replace("{arch: lenet}", "{arch: lenet, weights: none.pth}"))
+    with pytest.raises(RecipeError, match=r"r.yaml:2: the saved model none.pth does not exist"):
+        chain.plan_run(load_recipe(path), tmp_path / "out")
 
 
 def test_weights_that_are_not_there_are_named_with_their_line(tmp_path, calls):
