@@ -32,7 +32,7 @@ from sslcli.training.course import plan_course
 from sslcli.training.evaluate import evaluate
 from sslcli.training.loop import FitResult, fit
 from sslcli.training.progress import Observer, Progress
-from sslcli.training.strengths import choice_record
+from sslcli.training.strengths import choice_record, given
 from sslcli.training.task import Task
 from sslcli.training.world import ALONE, World
 
@@ -155,7 +155,8 @@ def regularize(
     steps = plan_course(options, len(source.split("train")), batch_size).phases[0].steps
     replay = None
     if options.replay is not None:
-        replay = Replay(penalties, read_course(Path(options.replay), penalties, steps))
+        told = given(options, batch_size, seed)
+        replay = Replay(penalties, read_course(Path(options.replay), penalties, steps, told))
     latency = None if replay is not None else _latency(model, example, structure, options, world)
     watch = watcher(structure, None if latency is None else latency.estimate, trained)
     budget = Budget([weighted.group_set for weighted in penalties], watch, latency)
