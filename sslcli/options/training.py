@@ -56,7 +56,9 @@ class TrainOptions(Options):
     teacher_weight: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5, description="Share of the teacher in the loss; the labels have the rest."
     )
-    temperature: PositiveFloat = Field(2.0, description="Temperature of the teacher's probabilities.")
+    temperature: Annotated[float, Field(ge=0.05, le=100)] = Field(
+        2.0, description="Temperature of the teacher's probabilities, 0.05 to 100."
+    )
     amp: Literal["off", "auto", "bf16", "fp16"] = Field(
         "off", description="Mixed precision; auto: what the device has, off on CPU."
     )
@@ -99,6 +101,12 @@ class TrainOptions(Options):
     def _check_nesterov(self) -> TrainOptions:
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise ValueError("'nesterov' needs the optimizer sgd with momentum above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _check_milestones(self) -> TrainOptions:
+        if self.schedule == "step" and list(self.milestones) != sorted(self.milestones):
+            raise ValueError("'milestones' should increase")
         return self
 
 

@@ -119,15 +119,22 @@ def _named(console: Console, layers: Sequence[Layer]) -> Iterable[tuple[str, Lay
 
 
 def _print_sensitivity(console: Console, found: Mapping[str, Any] | None) -> None:
-    """Accuracy against the share of each layer's filters removed; red where a tenth is lost."""
+    """Accuracy against the share of each layer's filters removed; red where a tenth is lost.
+
+    The columns are the shares of the layer with most groups; in another layer a share that is not
+    among them is told beside the figure.
+    """
     if not found or not found["curves"]:
         return
-    table = new_table("layer", "filters", *(f"{share:.0%} gone" for share in found["curves"][0]["removed"]))
+    columns = max(found["curves"], key=lambda curve: (len(curve["removed"]), curve["groups"]))["removed"]
+    table = new_table("layer", "filters", *(f"{share:.0%} gone" for share in columns))
     for curve in found["curves"]:
-        cells = [
-            Text(f"{value:.1%}", style="red" if value < found["whole"] - 0.1 else "")
-            for value in curve["metric"]
-        ]
+        cells = [Text("") for _ in columns]
+        for share, value in zip(curve["removed"], curve["metric"], strict=True):
+            at = min(range(len(columns)), key=lambda number: abs(columns[number] - share))
+            words = f"{value:.1%}" if f"{columns[at]:.0%}" == f"{share:.0%}" else f"{value:.1%} ({share:.0%})"
+            cell = Text(words, style="red" if value < found["whole"] - 0.1 else "")
+            cells[at] = Text(", ").join([cells[at], cell]) if cells[at] else cell
         table.add_row(Text(str(curve["label"])), str(curve["groups"]), *cells)
     console.print()
     console.print(table)

@@ -83,9 +83,24 @@ class Budget:
             for name, value in whole.items():
                 self.costs[name].append(max(0.0, value - without[name]) / removed)
 
-    def burden(self, number: int, target: Mapping[str, float]) -> float:
-        """What one group of a set costs, in shares of what has to go."""
-        return sum(self.costs[name][number] / max(1 - limit, 1e-6) for name, limit in target.items())
+    def burden(self, number: int, target: Mapping[str, float], left: Mapping[str, float]) -> float:
+        """What one group of a set costs, in shares of what has to go.
+
+        Of several targets each counts by how much is above its limit: that is how fast the group's going
+        lessens the sum of squares of what is above. A target that is nearly met, or that asks for little,
+        so steers little, one that is met not at all, and none comes in or goes out with a jump. A single
+        target counts whole, met or not.
+
+        Args:
+            number: of the set.
+            target: name -> fraction that may be left.
+            left: name -> fraction that is left now.
+        """
+        above = {name: max(0.0, left[name] - limit) for name, limit in target.items()}
+        total = sum(above.values())
+        weights = {name: value / total if total > 0 else 1.0 for name, value in above.items()}
+        whole = sum(weights[name] * (1 - limit) for name, limit in target.items())
+        return sum(weights[name] * self.costs[name][number] for name in target) / max(whole, 1e-6)
 
     def state(self) -> dict[str, Any]:
         """All that changes during a run."""

@@ -124,17 +124,29 @@ class TargetController:
         return any(left[name] > limit for name, limit in self.target.left.items() if name != "latency")
 
     def _fewest(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
-        dead = self._dead(parameters)
+        """The dead groups, and the fewest further ones that meet the target.
+
+        Where one of several targets is met before the others, the rest is ordered anew without it.
+        """
+        gone = dead = self._dead(parameters)
         self.budget.refresh(parameters, dead, 1.0)
-        order = self._order(dead)
-        low, high = 0, len(order)
-        while low < high:  # fewest further groups that meet the target
-            middle = (low + high) // 2
-            if self._meets(parameters, self._with(dead, order[:middle])):
-                high = middle
-            else:
-                low = middle + 1
-        return self._with(dead, self._spared(parameters, dead, order[:low]))
+        chosen: list[tuple[int, int]] = []
+        left = self.budget.left(parameters, gone)
+        while above := _above(left, self.target.left):
+            order = self._order(gone, left)
+            low, high = 0, len(order)
+            while low < high:  # fewest further groups that meet one target more
+                middle = (low + high) // 2
+                left = self.budget.left(parameters, self._with(gone, order[:middle]))
+                if _above(left, self.target.left) < above:
+                    high = middle
+                else:
+                    low = middle + 1
+            chosen, gone = chosen + order[:low], self._with(gone, order[:low])
+            left = self.budget.left(parameters, gone)
+            if not _above(left, self.target.left) < above:
+                break
+        return self._with(dead, self._spared(parameters, dead, chosen))
 
     def state(self) -> dict[str, Any]:
         """All that changes during a run."""
@@ -172,20 +184,22 @@ class TargetController:
         return chosen
 
     def _meets(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> bool:
-        left = self.budget.left(parameters, gone)
-        return all(left[name] <= limit for name, limit in self.target.left.items())
+        return not _above(self.budget.left(parameters, gone), self.target.left)
 
     def _slate(self, parameters: Mapping[str, Tensor], allowed: Mapping[str, float]) -> None:
         """Choose anew what has to go for ``allowed``; costs are linear, so errors are made good next time."""
-        dead = self._dead(parameters)
-        left = self.budget.left(parameters, dead)
-        chosen = []
-        for number, group in self._order(dead):
-            if all(left[name] <= limit for name, limit in allowed.items()):
-                break
-            chosen.append((number, group))
-            left = {name: value - self.budget.costs[name][number] for name, value in left.items()}
-        for note, slated in zip(self.notes, self._with(dead, chosen), strict=True):
+        gone = self._dead(parameters)
+        left = self.budget.left(parameters, gone)
+        chosen: list[tuple[int, int]] | None = None
+        while chosen != [] and _above(left, allowed):
+            chosen, before = [], _above(left, self.target.left)
+            for number, group in self._order(gone, left):
+                if not _above(left, allowed) or _above(left, self.target.left) != before:
+                    break  # enough for now, or what is left to do is ordered anew
+                chosen.append((number, group))
+                left = {name: value - self.budget.costs[name][number] for name, value in left.items()}
+            gone = self._with(gone, chosen)
+        for note, slated in zip(self.notes, gone, strict=True):
             note.slated = slated
 
     def _press(self, signs: Signs) -> None:
@@ -203,15 +217,15 @@ class TargetController:
         mean = float(strengths[note.slated].mean()) if bool(note.slated.any()) else 0.0
         return replace(weighted, strength=mean, shares=strengths / mean if mean > 0 else None)
 
-    def _order(self, dead: Sequence[Tensor]) -> list[tuple[int, int]]:
-        """Groups that live and may go, (set, group), the least worthy for their cost first."""
+    def _order(self, gone: Sequence[Tensor], left: Mapping[str, float]) -> list[tuple[int, int]]:
+        """Groups that are not ``gone`` and may go, (set, group), the least worthy for their cost first."""
         entries: list[tuple[float, int, int]] = []
         for number, (weighted, note) in enumerate(zip(self.weighted, self.notes, strict=True)):
-            cost = self.budget.burden(number, self.target.left) * weighted.strength
+            cost = self.budget.burden(number, self.target.left, left) * weighted.strength
             if cost <= 0:
                 continue
             price = torch.where(note.slated, _LOYALTY, 1.0) * note.worth / cost
-            live = torch.nonzero(~dead[number]).reshape(-1)
+            live = torch.nonzero(~gone[number]).reshape(-1)
             if weighted.group_set.structure != "depth" and len(live):
                 # the worthiest stays, so that no layer goes entirely
                 live = live[live != live[price[live].argmax()]]
@@ -226,3 +240,8 @@ class TargetController:
         for number, group in chosen:
             marked[number][group] = True
         return marked
+
+
+def _above(left: Mapping[str, float], limits: Mapping[str, float]) -> set[str]:
+    """What is left more of than may be."""
+    return {name for name, limit in limits.items() if left[name] > limit}

@@ -12,6 +12,7 @@ Reference:
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -106,6 +107,8 @@ class LatencyTable:
 class Latency:
     """The latency of one network on this host, estimated and measured.
 
+    The table is measured when it is first asked for, unless that of an earlier start was put in its place.
+
     Args:
         model: as it is before training; a copy is kept.
         example: inputs that it can be traced with.
@@ -124,11 +127,18 @@ class Latency:
         world: World = ALONE,
     ) -> None:
         self.dense, self.example, self.world = copy.deepcopy(model).cpu().eval(), example, world
+        self.structure, self.columns = structure, columns
         self.layers = readers(structure)
-        table = measure_table(self.dense, example, structure, columns=columns) if world.writes else None
-        shared = world.share(table)
+
+    @functools.cached_property
+    def table(self) -> LatencyTable:
+        """The times of the layers; all processes ask at the same place."""
+        table = None
+        if self.world.writes:
+            table = measure_table(self.dense, self.example, self.structure, columns=self.columns)
+        shared = self.world.share(table)
         assert shared is not None
-        self.table: LatencyTable = shared
+        return shared
 
     def estimate(self, found: Cut, weights: Mapping[str, Tensor]) -> float:
         """The latency that a cut would leave, as a fraction of the dense one."""

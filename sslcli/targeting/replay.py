@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sslcli.errors import InputError
+from sslcli.errors import InputError, UsageError
 from sslcli.files import read_bounded
 from sslcli.reference import describe
 from sslcli.sparsity.penalty import WeightedSet
@@ -95,26 +95,29 @@ class Replay:
         self._step = step
 
 
-def read_course(path: Path, weighted: Sequence[WeightedSet], steps: int) -> Course:
+def read_course(
+    path: Path, weighted: Sequence[WeightedSet], steps: int, given: Mapping[str, Any] | None = None
+) -> Course:
     """The course of strengths that a run left in its ``metrics.jsonl``.
 
     Args:
         path: the file.
         weighted: the sets that are to follow it.
         steps: of the penalised phase.
+        given: what this run was given, as a course's record has it; None: anything.
 
     Raises:
+        UsageError: it was made with other options.
         InputError: it cannot be read, holds no such course, or is of another network or length.
     """
     try:
         records = list(_records(path))
         started = [record["run"] for record in records if "run" in record]
         if not started:
-            raise InputError(
-                f"{path} holds no strengths of a controller",
-                "name the OUT.metrics.jsonl of a `sslcli regularize --target`",
-            )
-        _check_run(path, started[0], weighted, steps)
+            raise _no_course(path)
+        _check_sets(path, started[0], weighted)
+        _check_given(started[0].get("given", {}), given or {})
+        _check_steps(path, started[0], steps)
         if not any(record.get("kind") == "end" for record in records):
             raise InputError(
                 f"the run of {path} did not end", "let it end first, by the same command as then"
@@ -135,6 +138,8 @@ def read_course(path: Path, weighted: Sequence[WeightedSet], steps: int) -> Cour
         )
     except OSError as error:
         raise InputError(f"{path} cannot be read ({describe(error)})", "check the path") from error
+    except UnicodeDecodeError as error:
+        raise _no_course(path) from error
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({describe(error)})", "name a whole metrics.jsonl") from error
 
@@ -146,7 +151,14 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def _check_run(path: Path, run: Mapping[str, Any], weighted: Sequence[WeightedSet], steps: int) -> None:
+def _no_course(path: Path) -> InputError:
+    return InputError(
+        f"{path} holds no strengths of a controller",
+        "name the OUT.metrics.jsonl of a `sslcli regularize --target`",
+    )
+
+
+def _check_sets(path: Path, run: Mapping[str, Any], weighted: Sequence[WeightedSet]) -> None:
     wanted, found = described([entry.group_set for entry in weighted]), list(run["sets"])
     if found != wanted:
         theirs, ours = _first_difference(found, wanted)
@@ -154,6 +166,31 @@ def _check_run(path: Path, run: Mapping[str, Any], weighted: Sequence[WeightedSe
             f"{path} is of another network or of other structures: it has {theirs} where this run has {ours}",
             "give the same model and --structure as then",
         )
+
+
+def _check_given(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse what would not repeat the run; what an older course does not tell is taken to be the same."""
+    for name in now:
+        if name in then and then[name] != now[name]:
+            raise UsageError(
+                f"the course was made {_flag(name, then[name])}, not {_flag(name, now[name])}",
+                "give the same options as then to replay it, or train anew without --replay",
+            )
+
+
+def _flag(name: str, value: Any) -> str:
+    """An option as it is given, or that it is not."""
+    flag = f"--{name.replace('_', '-')}"
+    if value is None or value in ([], {}):
+        return f"without {flag}"
+    if isinstance(value, bool):
+        return f"with {flag if value else f'--no-{flag[2:]}'}"
+    if isinstance(value, Mapping):
+        return "with " + " ".join(f"{flag} {key}={each}" for key, each in value.items())
+    return f"with {flag} {','.join(map(str, value)) if isinstance(value, list) else value}"
+
+
+def _check_steps(path: Path, run: Mapping[str, Any], steps: int) -> None:
     if run["steps"] != steps:
         raise InputError(
             f"{path} is of a run of {run['steps']} steps under the penalty, and this has {steps}",

@@ -39,7 +39,8 @@ class Curve:
         structure: of the groups that are removed.
         label: the layers.
         groups: how many groups there are.
-        removed: shares of them that were removed, ascending.
+        removed: shares of them that really were removed, ascending; never all of them, so that a layer of
+            few groups has few shares, and one of a single group none.
         metric: the metric at each share.
     """
 
@@ -87,7 +88,7 @@ def sensitivity(
         data: with a validation (or else a test) split.
         task: what is learned; None: classification.
         structure: whose groups are removed.
-        fractions: shares of a set's groups that are removed.
+        fractions: shares of a set's groups that are to be removed, as nearly as whole groups allow.
         samples: of the split that are seen.
 
     Raises:
@@ -101,12 +102,14 @@ def sensitivity(
     whole = evaluate(model, task, seen)[name]
     curves = []
     for group_set in sets:
+        numbers = _numbers(group_set.count, fractions)
         values = []
-        for fraction in fractions:
-            gone = _least(group_set, parameters, fraction)
+        for number in numbers:
+            gone = _least(group_set, parameters, number)
             with _without(parameters, zero_masks(parameters, [group_set], [gone])):
                 values.append(evaluate(model, task, seen)[name])
-        curves.append(Curve(structure, group_set.label, group_set.count, tuple(fractions), tuple(values)))
+        removed = tuple(number / group_set.count for number in numbers)
+        curves.append(Curve(structure, group_set.label, group_set.count, removed, tuple(values)))
     return Sensitivity(name, whole, len(seen), split, tuple(curves))
 
 
@@ -119,11 +122,17 @@ def _few(data: DataSource, samples: int) -> tuple[str, Split]:
     raise DataError(f"{data.name} has neither validation nor test samples", "give data with one of them")
 
 
-def _least(group_set: GroupSet, parameters: Mapping[str, Tensor], fraction: float) -> Tensor:
-    """Marks the groups of least norm, as many as the fraction says, bool (count,)."""
+def _numbers(count: int, fractions: Sequence[float]) -> list[int]:
+    """Numbers of groups nearest to the fractions of ``count``, each once: at least one, and never all."""
+    found = {min(round(fraction * count), count - 1) for fraction in fractions}
+    return sorted(number for number in found if number > 0)
+
+
+def _least(group_set: GroupSet, parameters: Mapping[str, Tensor], number: int) -> Tensor:
+    """Marks the groups of least norm, ``number`` of them, bool (count,)."""
     order = group_norms(group_set, parameters).argsort()
     gone = torch.zeros(group_set.count, dtype=torch.bool)
-    gone[order[: round(fraction * group_set.count)]] = True
+    gone[order[:number]] = True
     return gone
 
 

@@ -32,7 +32,7 @@ from sslcli.training.course import plan_course
 from sslcli.training.evaluate import evaluate
 from sslcli.training.loop import FitResult, fit
 from sslcli.training.progress import Observer, Progress
-from sslcli.training.strengths import choice_record
+from sslcli.training.strengths import choice_record, given
 from sslcli.training.task import Task
 from sslcli.training.world import ALONE, World
 
@@ -155,8 +155,11 @@ def regularize(
     steps = plan_course(options, len(source.split("train")), batch_size).phases[0].steps
     replay = None
     if options.replay is not None:
-        replay = Replay(penalties, read_course(Path(options.replay), penalties, steps))
+        told = given(options, batch_size, seed)
+        replay = Replay(penalties, read_course(Path(options.replay), penalties, steps, told))
     latency = None if replay is not None else _latency(model, example, structure, options, world)
+    if latency is not None and not _goes_on(options, state_path, world):
+        _ = latency.table  # measured now, since within the run it would count as training
     watch = watcher(structure, None if latency is None else latency.estimate, trained)
     budget = Budget([weighted.group_set for weighted in penalties], watch, latency)
     target = _target(trained, task, source, options, world)
@@ -235,6 +238,12 @@ def _latency(
     return Latency(model, example, structure, columns=columns, world=world)
 
 
+def _goes_on(options: RegularizeOptions, state_path: Path | None, world: World) -> bool:
+    """Whether there is a state to continue from, which holds the table of latencies too."""
+    there = state_path is not None and state_path.exists() and options.resume != "never"
+    return world.share(there)
+
+
 @torch.no_grad()
 def _make_up(
     parameters: Mapping[str, Tensor], penalties: Sequence[WeightedSet], chosen: Sequence[Tensor]
@@ -253,9 +262,10 @@ def _tell_choice(observers: Sequence[Observer], result: FitResult, chosen: Seque
 
 
 def _judged(result: TrainResult, target: Target, measured: Mapping[str, float]) -> TrainResult:
-    """The result with what it reached; TargetMissedError where that is not enough."""
-    left = {name: measured.get(name, result.fit.left[name]) for name in target.left}
-    result = replace(result, reached={**left, "drop": target.drop(result.metrics)})
+    """The result with what it reached, measured where it was; TargetMissedError where that is not enough."""
+    fit = replace(result.fit, left={**result.fit.left, **measured})
+    left = {name: fit.left[name] for name in target.left}
+    result = replace(result, fit=fit, reached={**left, "drop": target.drop(result.metrics)})
     missed = [*target.misses(left, result.metrics), *_collapse(result.fit)]
     if missed:
         raise TargetMissedError(missed, result)

@@ -51,18 +51,32 @@ class Keeper:
             self.save(run)
             asked.save = False
         if stop:
-            raise Interrupted(
-                f"stopped by {asked.stop or 'a signal'} after step {run.step} of {run.course.steps}",
-                "run the same command again to go on from there"
-                if self.path is not None
-                else "no state was kept",
-            )
+            raise self._interrupted(run, asked)
+
+    def after_course(self, run: Run, asked: Requests) -> None:
+        """Stop where that was asked for after the last step, whose state has been saved.
+
+        Raises:
+            Interrupted: a signal asked to stop; the state is kept.
+        """
+        (stop,) = run.world.any(asked.stop is not None)
+        if stop:
+            raise self._interrupted(run, asked)
 
     def save(self, run: Run) -> None:
         """Write the state as it is now."""
         if self.path is not None and run.world.writes:
             write_state(self.path, run.state(self.identity))
         self._saved = time.monotonic()
+
+    def _interrupted(self, run: Run, asked: Requests) -> Interrupted:
+        name, asked.stop = asked.stop or "a signal", None
+        return Interrupted(
+            f"stopped by {name} after step {run.step} of {run.course.steps}",
+            "run the same command again to go on from there"
+            if self.path is not None
+            else "no state was kept",
+        )
 
     def _due(self, run: Run) -> bool:
         every = self.options.save_every_steps

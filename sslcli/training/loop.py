@@ -143,7 +143,7 @@ def fit(
         mode(teacher or nn.Identity(), training=False),
     ):
         run.start(world.share(keeper.find() if world.writes else None))
-        resumed_step = run.step
+        resumed_step, collapsed_step = run.step, None
         try:
             while run.step < run.course.steps:
                 run.advance()
@@ -152,8 +152,11 @@ def fit(
             if controller is None:
                 raise
             run.fall_back()
-            return _finish(run, resumed_step, error.step)
-        return _finish(run, resumed_step)
+            collapsed_step = error.step
+        result = _finish(run, resumed_step, collapsed_step)
+        keeper.after_course(run, asked)
+        _tell_end(run, result)
+    return result
 
 
 def _finish(run: Run, resumed_step: int, collapsed_step: int | None = None) -> FitResult:
@@ -165,7 +168,7 @@ def _finish(run: Run, resumed_step: int, collapsed_step: int | None = None) -> F
     metrics = run.best.metrics if run.best is not None else run.history[-1]["metrics"]
     evaluation = run.evaluate() if run.options.recalibrate else None
     penalised = [record["strengths"] for record in run.history if record["strengths"]]
-    result = FitResult(
+    return FitResult(
         metrics=evaluation.metrics if evaluation is not None else metrics,
         kept_epoch=run.best.epoch if run.best is not None else last.epoch + 1,
         epochs=last.epoch + 1,
@@ -178,10 +181,13 @@ def _finish(run: Run, resumed_step: int, collapsed_step: int | None = None) -> F
         resumed_step=resumed_step,
         collapsed_step=collapsed_step,
     )
+
+
+def _tell_end(run: Run, result: FitResult) -> None:
     run.report.tell(
         Progress(
             "end",
-            last.phase.name,
+            run.course.place(run.step - 1).phase.name,
             result.epochs,
             result.steps,
             metrics=result.metrics,
@@ -189,7 +195,6 @@ def _finish(run: Run, resumed_step: int, collapsed_step: int | None = None) -> F
             left=result.left,
         )
     )
-    return result
 
 
 def _recalibrate(run: Run) -> None:

@@ -27,7 +27,7 @@ from sslcli.training.report import Reporter, strengths_by_name
 from sslcli.training.schedule import lr_factor
 from sslcli.training.state import RunState
 from sslcli.training.step import Stepper
-from sslcli.training.strengths import Recorder, choice_record, described
+from sslcli.training.strengths import Recorder, choice_record, described, given
 from sslcli.training.task import Task, is_constant
 from sslcli.training.world import World
 
@@ -238,7 +238,12 @@ class Run:
         changes = self._recorder.changes(self.penalties)
         if place.first:
             sets = described([weighted.group_set for weighted in self.penalties])
-            changes["run"] = {"every": self.controller.every, "steps": place.phase.steps, "sets": sets}
+            changes["run"] = {
+                "every": self.controller.every,
+                "steps": place.phase.steps,
+                "sets": sets,
+                "given": given(self.options, self.batch_size, self.seed),
+            }
         if changes:
             self._tell_applied(place, changes)
 

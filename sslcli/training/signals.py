@@ -28,7 +28,8 @@ def requests() -> Iterator[Requests]:
     """Turn SIGINT and SIGTERM into a request to stop and SIGUSR1 into one to save.
 
     A second SIGINT ends at once, by KeyboardInterrupt. Handlers are installed in the main thread only
-    (Python allows no other) and those that stood before are put back.
+    (Python allows no other) and those that stood before are put back. A request to stop that nobody saw to
+    in time, and that no error goes before, is handed to them, so that it is not lost.
     """
     asked = Requests()
     if threading.current_thread() is not threading.main_thread():
@@ -50,3 +51,5 @@ def requests() -> Iterator[Requests]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+    if asked.stop is not None:
+        signal.raise_signal(signal.Signals[asked.stop])

@@ -1,7 +1,8 @@
 """What a controller did, as records that a run can be repeated from to the same bits.
 
 A record holds JSON values only. The first has ``run``: how often the controller was asked (``every``), the
-steps of the penalised phase, and its sets as [structure, label, groups]. ``sets`` has those that changed, by
+steps of the penalised phase, its sets as [structure, label, groups], and what it was ``given``: seed, batch
+size and the options that a result depends on (absent in older ones). ``sets`` has those that changed, by
 number: [strength, shares of the groups or null]. ``choice`` has the groups that go for good, set by set.
 Tensors are their bytes (little endian), compressed, in base64.
 """
@@ -18,8 +19,11 @@ import torch
 from torch import Tensor
 
 from sslcli.graph.groups import GroupSet
+from sslcli.options.training import NEUTRAL, TrainOptions
 from sslcli.sparsity.penalty import WeightedSet
 
+# Those of the sets and the course itself, and names of files, which may lie elsewhere another time.
+_TOLD_OTHERWISE = NEUTRAL | {"structures", "replay", "task", "teacher"}
 _SHARES, _GROUPS = np.dtype("<f4"), np.dtype("u1")
 
 
@@ -48,6 +52,15 @@ class Recorder:
 def described(sets: Sequence[GroupSet]) -> list[list[Any]]:
     """The sets of a record's ``run``."""
     return [[group_set.structure, group_set.label, group_set.count] for group_set in sets]
+
+
+def given(options: TrainOptions, batch_size: int, seed: int) -> dict[str, Any]:
+    """The ``given`` of a record's ``run``."""
+    return {
+        "seed": seed,
+        "batch_size": batch_size,
+        **options.model_dump(mode="json", exclude=set(_TOLD_OTHERWISE)),
+    }
 
 
 def choice_record(chosen: Sequence[Tensor]) -> dict[str, Any]:

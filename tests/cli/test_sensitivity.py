@@ -35,8 +35,10 @@ def test_every_layer_has_a_curve_in_table_and_json(data, tmp_path, capfd):
     ]
     for curve in found["curves"]:
         assert len(curve["metric"]) == len(curve["removed"]) == 5
+    assert found["curves"][0]["removed"] == [0.1, 0.25, 0.5, 0.75, 0.9]  # 2 and 18 of 20, and so on
     out = capfd.readouterr().out
     assert "88% gone" in out
+    assert "% (90%)" in out
     assert "of 20 validation samples" in out
 
 

@@ -8,9 +8,18 @@ import pytest
 import torch
 
 from sslcli.errors import UsageError
+from sslcli.graph.groups import find_groups
+from sslcli.graph.normalise import normalise
+from sslcli.graph.slots import analyse
+from sslcli.graph.trace import trace
 from sslcli.options.training import RegularizeOptions
+from sslcli.sparsity.penalty import WeightedSet
 from sslcli.surgery import prune
 from sslcli.targeting import TargetMissedError, regularize
+from sslcli.targeting.budget import Budget
+from sslcli.targeting.controller import TargetController
+from sslcli.targeting.left import watcher
+from sslcli.targeting.target import Target
 from sslcli.training.evaluate import evaluate, measure
 from sslcli.training.progress import MetricsFile
 from sslcli.training.state import write_state
@@ -41,6 +50,43 @@ def test_a_target_is_met_without_any_strength(target, trained, data, example):
     assert any(found[name] > limit - 0.12 for name, limit in target.items())
     assert evaluate(pruned.model, None, data.validation)["accuracy"] >= before - 0.03
     assert result.reached["drop"] <= 3.0
+
+
+@pytest.mark.parametrize("values", [{"epochs": 2, "finetune_epochs": 1}, {"epochs": 10}])
+def test_a_target_that_asks_for_nothing_changes_nothing(values, trained, data, example):
+    alone = options(**values, target={"params": 0.5})
+    beside = options(**values, target={"macs": 1.0, "params": 0.5})
+    first, second = (
+        regularize(trained, example, data, options=each, batch_size=16) for each in (alone, beside)
+    )
+    assert same(first.model.state_dict(), second.model.state_dict())
+    assert second.reached["params"] == first.reached["params"] <= 0.5
+
+
+def test_a_loose_target_leaves_the_choice_to_the_strict_one(trained, data, example):
+    """MACs may not fall further than the parameters alone take them, but for a group or two."""
+    found = {}
+    for name, target in (("alone", {"params": 0.5}), ("loose", {"params": 0.5, "macs": 0.95})):
+        chosen = options(epochs=10, target=target)
+        found[name] = regularize(trained, example, data, options=chosen, batch_size=16).fit.left
+    assert found["loose"]["params"] <= 0.5
+    assert found["loose"]["macs"] == pytest.approx(min(0.95, found["alone"]["macs"]), abs=0.1)
+
+
+def test_the_last_choice_goes_on_for_what_is_not_met(trained, data, example):
+    """Params are met first; from there on the groups that save most MACs for their worth go."""
+    structure = analyse(normalise(trace(trained, example)))
+    weighted = [WeightedSet(found, 1.0) for found in find_groups(structure, "filter")]
+    budget = Budget([entry.group_set for entry in weighted], watcher(structure))
+    parameters = dict(trained.named_parameters())
+    for limits in ({"params": 0.9, "macs": 0.3}, {"params": 0.3, "macs": 0.9}, {"params": 0.4, "macs": 0.4}):
+        controller = TargetController(weighted, Target(limits, None, 1.0), budget, 60)
+        for note in controller.notes:
+            note.worth.copy_(torch.linspace(1.0, 2.0, len(note.worth)))
+        chosen = controller.choose(parameters, 0)
+        left = budget.left(parameters, chosen)
+        assert all(left[name] <= limit for name, limit in limits.items())
+        assert any(left[name] > limit - 0.12 for name, limit in limits.items())
 
 
 def test_dead_columns_count_as_packed(trained, data, example):

@@ -1,6 +1,9 @@
+import signal
+
 import pytest
 import torch
 
+from sslcli.errors import Interrupted
 from sslcli.graph.normalise import normalise
 from sslcli.graph.slots import analyse
 from sslcli.graph.trace import trace
@@ -79,6 +82,33 @@ def test_a_latency_target_is_met_by_what_is_measured(monkeypatch, trained, data,
     assert result.reached["latency"] <= 0.6 * 1.03
     assert result.reached["latency"] == pytest.approx(min(1.0, slower * result.fit.left["macs"]))
     assert result.reached["latency"] > 0.3
+    assert result.fit.left["latency"] == result.reached["latency"]  # what is shown is what was judged
+
+
+def test_a_continued_run_does_not_measure_the_table_again(
+    monkeypatch, trained, data, example, table, tmp_path
+):
+    calls, watch = [], watcher(analyse(normalise(trace(trained, example))))
+
+    def measure_table(*_arguments, **_values):
+        calls.append(True)
+        return table
+
+    def stop(progress):
+        if progress.kind == "epoch" and progress.epoch == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(module, "measure_table", measure_table)
+    monkeypatch.setattr(Latency, "measure", lambda self, weights: watch(weights)["macs"])
+    options = RegularizeOptions(epochs=4, lr=0.03, finetune_epochs=1, target={"latency": 0.7})
+    values = {"options": options, "batch_size": 16, "state_path": tmp_path / "state"}
+    with pytest.raises(Interrupted):
+        regularize(trained, example, data, observers=[stop], **values)
+    assert len(calls) == 1
+    assert regularize(trained, example, data, **values).fit.resumed_step == 12
+    assert len(calls) == 1
+    regularize(trained, example, data, options=options, batch_size=16)
+    assert len(calls) == 2
 
 
 @pytest.mark.slow

@@ -174,7 +174,6 @@ def course(trained, data, example, tmp_path):
     [
         ({"structures": {"shape": 1.0}}, "12 filter groups of conv1.* where this run has 9 shape groups"),
         ({"structures": {"filter": 1.0, "depth": 1.0}}, "it has nothing where this run has 1 depth groups"),
-        ({"epochs": 3}, "of a run of 12 steps under the penalty, and this has 18"),
     ],
 )
 def test_a_course_of_another_run_is_refused(values, sentence, course, trained, data, example, tmp_path):
@@ -182,6 +181,49 @@ def test_a_course_of_another_run_is_refused(values, sentence, course, trained, d
     with pytest.raises(InputError, match=sentence):
         run(trained, example, data, tmp_path / "other.jsonl", chosen=chosen)
     assert not (tmp_path / "other.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"epochs": 3}, "made with --epochs 2, not with --epochs 3; give the same options"),
+        ({"finetune_epochs": 2}, "made with --finetune-epochs 1, not with --finetune-epochs 2"),
+        ({"lr": 0.01}, "made with --lr 0.02, not with --lr 0.01"),
+        ({"target": {"macs": 0.8}}, "made with --target macs=0.9, not with --target macs=0.8"),
+        ({"max_drop": 2.0}, "made without --max-drop, not with --max-drop 2.0"),
+        ({"schedule": "step", "milestones": (1,)}, "made with --schedule cosine, not with --schedule step"),
+        ({"milestones": (1, 2)}, "made without --milestones, not with --milestones 1.0,2.0"),
+        ({"nesterov": True}, "made with --no-nesterov, not with --nesterov"),
+        ({"seed": 1}, "made with --seed 0, not with --seed 1"),
+        ({"batch_size": 8}, "made with --batch-size 16, not with --batch-size 8"),
+    ],
+)
+def test_a_course_made_with_other_options_is_refused(values, sentence, course, trained, data, example):
+    others = {name: values.pop(name) for name in ("seed", "batch_size") if name in values}
+    given = {"epochs": 2, "finetune_epochs": 1, "target": {"macs": 0.9}, **values}
+    chosen = options(**given, replay=str(course))
+    with pytest.raises(UsageError, match=re.escape(sentence)) as raised:
+        regularize(trained, example, data, options=chosen, **{"batch_size": 16, **others})
+    assert raised.value.exit_code == 2
+
+
+def test_a_course_that_does_not_say_what_it_was_given_is_replayed(course, trained, data, example, tmp_path):
+    lines = [json.loads(line) for line in course.read_text().splitlines()]
+    for line in lines:
+        line.get("run", {}).pop("given", None)
+    course.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    values = {"finetune_epochs": 1, "target": {"macs": 0.9}, "replay": str(course)}
+    chosen = options(epochs=2, lr=0.01, save_every_steps=3, **values)
+    assert run(trained, example, data, tmp_path / "x.jsonl", chosen=chosen).reached
+    with pytest.raises(InputError, match="of a run of 12 steps under the penalty, and this has 18"):
+        run(trained, example, data, tmp_path / "x.jsonl", chosen=options(epochs=3, **values))
+
+
+def test_a_binary_file_is_no_course(trained, data, example, tmp_path):
+    path = tmp_path / "base.pt2"
+    path.write_bytes(b"PK\x03\x04\xff\xfe\x80")
+    with pytest.raises(InputError, match=r"base\.pt2 holds no strengths of a controller; name the OUT"):
+        run(trained, example, data, tmp_path / "x.jsonl", chosen=options(replay=str(path)))
 
 
 def _damaged(line):
@@ -205,8 +247,9 @@ def test_a_file_that_is_no_course_is_refused(changed, sentence, course, trained,
         course.unlink()
     else:
         course.write_text("".join(line + "\n" for line in changed(course.read_text().splitlines())))
+    chosen = options(epochs=2, finetune_epochs=1, target={"macs": 0.9}, replay=str(course))
     with pytest.raises(InputError, match=sentence):
-        run(trained, example, data, tmp_path / "x.jsonl", chosen=options(epochs=2, replay=str(course)))
+        run(trained, example, data, tmp_path / "x.jsonl", chosen=chosen)
 
 
 def test_a_replay_needs_the_target_of_then(trained, data, example, tmp_path):

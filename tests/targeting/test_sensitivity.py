@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from sslcli.data.source import DataSource
 from sslcli.errors import DataError
@@ -10,17 +11,24 @@ from sslcli.targeting.sensitivity import sensitivity
 
 def test_curves_fall_where_filters_matter_and_the_model_is_left_as_it_was(trained, data, example):
     before = copy.deepcopy(trained.state_dict())
-    found = sensitivity(trained, example, data, fractions=(0.0, 0.25, 1.0))
+    found = sensitivity(trained, example, data, fractions=(0.0, 0.25, 0.5, 1.0))
     assert all(torch.equal(before[name], value) for name, value in trained.state_dict().items())
     assert [curve.label for curve in found.curves] == ["conv1", "conv2+branch"] or len(found.curves) >= 2
     assert found.split == "validation"
     assert found.samples == 96
     assert found.whole > 0.9
     for curve in found.curves:
-        assert curve.metric[0] == found.whole
-        assert curve.removed == (0.0, 0.25, 1.0)
-    worst = min(curve.metric[-1] for curve in found.curves)
-    assert worst == pytest.approx(1 / 3)  # without a filter of a layer in the trunk all answers are the same
+        assert curve.removed == (0.25, 0.5, (curve.groups - 1) / curve.groups)
+    assert min(curve.metric[-1] for curve in found.curves) < found.whole
+
+
+@pytest.mark.parametrize(("count", "numbers"), [(2, [1]), (3, [1, 2]), (4, [1, 2, 3]), (8, [1, 2, 4, 6, 7])])
+def test_shares_are_those_of_whole_groups_and_never_all(count, numbers, data):
+    net = nn.Sequential(nn.Conv2d(1, count, 3), nn.ReLU(), nn.Flatten(), nn.Linear(count * 36, 3))
+    found = sensitivity(net, (torch.randn(2, 1, 8, 8),), data)
+    (curve,) = [curve for curve in found.curves if curve.label.startswith("0")]
+    assert curve.removed == tuple(number / count for number in numbers)
+    assert len(curve.metric) == len(numbers)
 
 
 def test_few_samples_are_spread_over_the_split(trained, data, example):

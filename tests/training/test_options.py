@@ -35,6 +35,13 @@ def test_structures_are_read_in_every_form(given, expected):
         ({"target": {"macs": 1.5}}, "at most 1"),
         ({"target": {"flops": 0.5}}, "flops"),
         ({"strength_schedule": "staged", "strength_milestones": [1, 2]}, "one value more"),
+        (
+            {"strength_schedule": "staged", "strength_milestones": [2, 1], "strength_factors": [1, 2, 3]},
+            "'strength_milestones' should increase",
+        ),
+        ({"schedule": "step", "milestones": [5, 3]}, "'milestones' should increase"),
+        ({"temperature": 1e-30}, "at least 0.05"),
+        ({"temperature": 1e30}, "at most 100"),
         ({"nesterov": True, "momentum": 0}, "needs the optimizer sgd"),
         ({"lr": 0}, "greater than 0"),
     ],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import shutil
@@ -18,6 +19,7 @@ from sslcli.options.training import RegularizeOptions
 from sslcli.sparsity.penalty import WeightedSet
 from sslcli.training.loop import fit
 from sslcli.training.progress import MetricsFile
+from sslcli.training.signals import requests
 from sslcli.training.state import RunState, clear_state, read_state, write_state
 
 
@@ -193,6 +195,53 @@ def test_a_signal_stops_after_the_step_and_the_same_call_goes_on(number, run, we
     whole, _ = run(sparse())
     assert result.resumed_step == 6
     assert same(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("place", ["recalibrate", "count_zeros"])
+def test_a_signal_after_the_last_step_stops_too(place, number, run, weights, tmp_path, monkeypatch):
+    module = importlib.import_module("sslcli.training.loop")
+    whole, _ = run(sparse(recalibrate=True))
+    real = getattr(module, place)
+
+    def signalled(*arguments):
+        os.kill(os.getpid(), number)
+        return real(*arguments)
+
+    monkeypatch.setattr(module, place, signalled)
+    path, seen = tmp_path / "state", []
+    with pytest.raises(Interrupted, match=f"stopped by {number.name} after step 18 of 18"):
+        run(sparse(recalibrate=True), path, [lambda progress: seen.append(progress.kind)])
+    assert "end" not in seen
+    monkeypatch.undo()
+    again, result = run(sparse(recalibrate=True), path)
+    assert result.resumed_step == 18
+    assert same(weights(again), weights(whole))
+
+
+def test_a_signal_that_nobody_sees_to_is_handed_on():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        with requests():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert seen == [signal.SIGTERM]
+        with pytest.raises(KeyboardInterrupt), requests():
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(ProcessLookupError), requests():  # an error goes before
+            _ = os.kill(os.getpid(), signal.SIGINT), os.kill(2**30, 0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_as_the_end_is_told_is_handed_on(run, tmp_path):
+    def observe(progress):
+        if progress.kind == "end":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(sparse(), tmp_path / "state", [observe])
+    assert run(sparse(), tmp_path / "state")[1].resumed_step == 18
 
 
 def test_a_second_interrupt_ends_at_once(run, tmp_path):
