@@ -398,7 +398,7 @@ def test_a_run_does_not_replay_the_course_that_it_writes(capfd, folder):
 
 
 def test_a_teacher_of_a_task_that_knows_none_is_refused_before_training(capfd):
-    rest = [*DATA, "--task", "code.py:plain", "--teacher", "arch:lenet", "-o", "x.pt2"]
+    rest = [*DATA, "--task", "code.py:plain", "--teacher", "code.py", "-o", "x.pt2"]
     said = refused(capfd, 2, "train", *NET, *rest)
     assert "the task plain says nothing of teachers; give it a distill(" in said
     assert left_behind() == []
