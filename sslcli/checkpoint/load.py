@@ -145,9 +145,9 @@ def _from_pt2(
             name, model, arguments = _class(record, arch, arch_args, archive.tensors, path)
             record = dataclasses.replace(record, arch=name, arch_args=arguments)
         except (ModelError, PlanError) as error:
-            if arch is not None:
-                raise
-            notes = (f"{_GRAPH}, since {record.arch} could not be rebuilt ({error.what})",)
+            if arch is not None and not isinstance(error, PlanError):
+                raise  # another class than the record's; one that cannot become so small is no mistake
+            notes = (f"{_GRAPH}, since {arch or record.arch} could not be rebuilt ({error.what})",)
     elif record.arch is not None:
         notes = (f"{_GRAPH}, since code is not run unasked; for its class give --arch {record.arch}",)
     if model is None:

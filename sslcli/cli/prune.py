@@ -6,7 +6,7 @@ from sslcli.pipeline.request import Request
 
 @step_command("prune")
 def command(request: Request, common: Common) -> object:
-    """Remove the zero groups of MODEL, or choose them by --threshold or --target.
+    """Remove the zero groups of MODEL, or choose them by --threshold, --share or --target.
 
     The smaller model is compared with the masked original on fresh inputs; if they differ, nothing is
     written and the exit code is 6.

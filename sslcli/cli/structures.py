@@ -1,4 +1,4 @@
-"""Flags with a grammar: ``--structure NAME=STRENGTH[@GLOB]`` and ``--target NAME=FRACTION``."""
+"""Flags with a grammar: ``--structure NAME=STRENGTH[@GLOB]``, ``--share``, ``--target NAME=FRACTION``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,21 @@ class Special:
 def parse_structures(texts: Sequence[str]) -> list[dict[str, object]]:
     """``shape=0.01@conv2`` to ``{"name": "shape", "strength": 0.01, "match": "conv2"}``, in their order."""
     return [_structure(text) for text in texts]
+
+
+def parse_shares(texts: Sequence[str]) -> dict[str, dict[str, object]]:
+    """``filter=0.3 filter=0.5@conv1`` to ``{"filter": {"*": 0.3, "conv1": 0.5}}``."""
+    parsed: dict[str, dict[str, object]] = {}
+    for text in texts:
+        rest, at, glob = text.partition("@")
+        name, equals, value = rest.partition("=")
+        if not name or not equals or (at and not glob):
+            form = "NAME=FRACTION[@GLOB]; such as --share filter=0.3@conv*"
+            raise click.UsageError(f"--share {text!r} is not {form}")
+        globs = parsed.setdefault(name, {})
+        globs.pop(glob or "*", None)  # the last one holds, so it is the last in order too
+        globs[glob or "*"] = _number(value, "--share", text)
+    return parsed
 
 
 def parse_targets(texts: Sequence[str]) -> dict[str, object]:
@@ -60,5 +75,6 @@ def _number(value: str, flag: str, text: str) -> float:
 
 SPECIAL = {
     "structures": Special("NAME=STRENGTH[@GLOB]", parse_structures),
+    "shares": Special("NAME=FRACTION[@GLOB]", parse_shares),
     "target": Special("NAME=FRACTION", parse_targets),
 }

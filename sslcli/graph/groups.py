@@ -149,7 +149,7 @@ def _removable(structure: Structure, units: Tensor) -> Tensor:
     result[chosen] = structure.units.find(result[chosen])
     result[chosen & structure.units.pinned(result.clamp(min=0))] = -1
     for array in structure.rigid:
-        result[torch.isin(result, array)] = -1
+        result[torch.isin(result, array.reshape(-1))] = -1  # isin views its second argument
     return result
 
 

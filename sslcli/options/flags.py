@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_OTHERWISE = {"structures": "structure"}  # repeated, so in the singular
+_OTHERWISE = {"structures": "structure", "shares": "share"}  # repeated, so in the singular
 
 
 def flag_name(field: str) -> str:

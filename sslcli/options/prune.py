@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from sslcli.options.common import Options, Positive, task_field
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Part = Annotated[float, Field(gt=0, lt=1)]
 StructureName = Literal["filter", "channel", "shape", "filter2d", "depth", "head", "hidden"]
 
 
@@ -19,7 +20,13 @@ class PruneOptions(Options):
     threshold: Annotated[float, Field(ge=0)] | None = Field(
         None,
         description="Remove groups whose root mean square is at most this; default 0 (the zero groups) "
-        "without a target.",
+        "without a target or a share.",
+    )
+    shares: dict[StructureName, dict[str, Part]] = Field(
+        default_factory=dict,
+        description="Fraction of a structure's groups that goes in every layer that matches, the smallest "
+        "first, such as filter=0.3 or filter=0.5@conv1; repeats; of several that match, the last holds; "
+        "default: none.",
     )
     structures: tuple[StructureName, ...] = Field(
         ("filter", "channel", "shape", "filter2d", "depth", "head"),
@@ -50,6 +57,14 @@ class PruneOptions(Options):
         0, description="Batches of training data that the batch norms' statistics are computed anew from."
     )
     task: str | None = task_field()
+
+    @field_validator("shares", mode="before")
+    @classmethod
+    def _shares_of_every_layer(cls, value: object) -> object:
+        """``{filter: 0.3}`` is short for ``{filter: {"*": 0.3}}``."""
+        if not isinstance(value, Mapping):
+            return value
+        return {kind: part if isinstance(part, Mapping) else {"*": part} for kind, part in value.items()}
 
     @field_validator("target", mode="before")
     @classmethod

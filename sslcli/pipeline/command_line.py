@@ -90,6 +90,10 @@ def _flags(name: str, value: Any) -> Iterator[str]:
         for entry in value:
             place = "" if entry.match == "*" else f"@{entry.match}"
             yield from (flag, f"{entry.name}={entry.strength}{place}")
+    elif name == "shares":
+        for kind, globs in value.items():
+            for glob, part in globs.items():
+                yield from (flag, f"{kind}={part}" + ("" if glob == "*" else f"@{glob}"))
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from (flag, f"{key}={_scalar(item)}")

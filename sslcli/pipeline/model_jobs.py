@@ -46,6 +46,7 @@ def prune(request: Request, observers: Observers = ()) -> results.PruneResult:
                 loaded.example,
                 threshold=options.threshold,
                 target=options.target or None,
+                shares=options.shares or None,
                 structures=options.structures,
                 keep=options.keep,
                 limit=options.limit,
@@ -263,7 +264,8 @@ def _pruned_record(request: Request, loaded: Checkpoint, pruned: PruneResult) ->
 def _sparse_structures(request: Request, record: Record) -> list[str]:
     """The structures whose zero groups were learned or are chosen now, which fine-tuning holds at zero."""
     step = request.settings.step
-    return list(dict.fromkeys([*record.zero_groups, *(step.structures if step.threshold else ())]))
+    below = step.structures if step.threshold else ()
+    return list(dict.fromkeys([*record.zero_groups, *below, *step.shares]))
 
 
 def _zero_groups(pruned: PruneResult, kinds: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -329,7 +331,7 @@ def _prune_result(
         reloaded_abs_error=max(float((a - b).abs().max()) for a, b in pairs),
         layers=[_pruned_layer(layer) for layer in report.layers],
         unknown=list(report.unknown),
-        notes=list(report.notes),
+        notes=list(dict.fromkeys((*report.notes, *again.notes))),
         metrics=metrics,
         shape=shape_of_model(pruned.model, pruned.example),
         target=dict(request.settings.step.target),

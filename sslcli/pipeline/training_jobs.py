@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sslcli.errors import InputError, ModelError, OutputError, TargetError, UsageError
+from sslcli.errors import (
+    InputError,
+    ModelError,
+    OutputError,
+    PlanError,
+    SslcliError,
+    TargetError,
+    UsageError,
+)
 from sslcli.files import lock_output
 from sslcli.options.common import ModelOptions
 from sslcli.options.contradictions import check_training
@@ -59,7 +67,7 @@ def _run(request: Request, observers: Observers, method: Callable[..., TrainResu
     with joined(device.type) as world, _alone(output, world), inputs.threads(chosen.run.threads):
         if request.force and world.writes:
             state_path(output).unlink(missing_ok=True)
-        loaded = inputs.load_model(request.source, chosen.model, chosen.run.seed, chosen.data)
+        loaded = _model(request)
         if world.writes:
             inputs.warn_of(loaded, request.source)
         source = inputs.load_data(chosen.data, loaded.record, chosen.run.seed, inputs.input_shape_of(loaded))
@@ -228,6 +236,20 @@ def _record(
         zero_groups=zeros or record.zero_groups,
         metrics=flat,
     )
+
+
+def _model(request: Request) -> Checkpoint:
+    """The model; beside a teacher, --arch may be meant for that alone, and the file says what it is."""
+    chosen = request.settings
+    try:
+        return inputs.load_model(request.source, chosen.model, chosen.run.seed, chosen.data)
+    except (ModelError, PlanError):
+        if chosen.step.teacher is None or chosen.model.arch is None:
+            raise
+        plain = ModelOptions.model_validate({"trust_pickle": chosen.model.trust_pickle})
+        with contextlib.suppress(SslcliError):
+            return inputs.load_model(request.source, plain, chosen.run.seed, chosen.data)
+        raise
 
 
 def _teacher(request: Request) -> nn.Module | None:

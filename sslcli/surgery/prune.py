@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 
 from sslcli.errors import TargetError, UsageError
-from sslcli.graph.groups import GroupSet, find_groups, matches
+from sslcli.graph.groups import find_groups, matches
 from sslcli.graph.module import TracedModule
 from sslcli.graph.normalise import normalise
 from sslcli.graph.program import Program
@@ -23,9 +22,10 @@ from sslcli.plan.probe import make_probe
 from sslcli.surgery.choose import Limits, choose
 from sslcli.surgery.cut import Cut, count, cut
 from sslcli.surgery.measure import Layer, group_rms, layers, packed_macs
+from sslcli.surgery.shares import Shares, take_shares
 from sslcli.surgery.shrink import STORED, Shrunk, shrink
 from sslcli.surgery.verify import agreement
-from sslcli.surgery.zero import Zeroing
+from sslcli.surgery.zero import Zeroing, zero_biases
 
 DEFAULT_STRUCTURES = ("filter", "channel", "shape", "filter2d", "depth", "head")
 
@@ -89,6 +89,7 @@ def prune(
     *,
     threshold: float | None = None,
     target: Mapping[str, float] | None = None,
+    shares: Shares | None = None,
     structures: Sequence[str] = DEFAULT_STRUCTURES,
     keep: Sequence[str] = (),
     limit: Mapping[str, float] | None = None,
@@ -99,15 +100,17 @@ def prune(
 ) -> PruneResult:
     """Remove groups from a network.
 
-    With ``threshold=0.0`` (the default without a target) only what is exactly zero goes, and the result
-    computes what the given model computes. Otherwise groups are chosen, set to zero, and then removed in the
-    same way; ``plan.zeroed`` and ``plan.zeroed_blocks`` name them.
+    With ``threshold=0.0`` (the default without a target or shares) only what is exactly zero goes, and the
+    result computes what the given model computes. Otherwise groups are chosen, set to zero, and then removed
+    in the same way; ``plan.zeroed`` and ``plan.zeroed_blocks`` name them.
 
     Args:
         model: any module; it is left as it was.
         example: its positional inputs (a tuple, or one tensor), batch first.
         threshold: groups with ||w_g|| / sqrt(|g|) <= threshold go.
         target: fractions of ``macs`` and ``params`` that may be left.
+        shares: structure -> fraction of its groups that goes in every layer, or glob -> fraction: the
+            smallest by ||w_g|| / sqrt(|g|). With a threshold or a target too, each takes what it asks for.
         structures: what a threshold above 0 speaks of.
         keep: globs of layers that lose no filter.
         limit: glob -> the largest fraction of a layer's filters that a target may take.
@@ -117,6 +120,7 @@ def prune(
         fold: let later biases take up the constants of removed channels.
 
     Raises:
+        UsageError: an option says nothing that this network could follow.
         GraphError: nothing would be left, or the network cannot be traced.
         UnreachableError: with all that may go removed, more than the target is left.
         VerificationError: the result computes something else than the masked original.
@@ -134,6 +138,8 @@ def prune(
     zeroing = Zeroing.of(program.weights())
     if threshold:
         _under(structure, zeroing, threshold, structures, keep)
+    if shares:
+        take_shares(structure, zeroing, shares, keep, fold=fold)
     if target:
         limits = Limits(tuple(keep), dict(limit or {}), min_width, align)
         found = choose(structure, zeroing, target, limits, scores, fold=fold)
@@ -172,20 +178,7 @@ def _under(
             if bool(chosen.any()):
                 zeroing.groups(found, chosen)
                 if kind == "filter":
-                    _small_biases(zeroing, found, chosen, threshold)
-
-
-def _small_biases(zeroing: Zeroing, found: GroupSet, chosen: Tensor, threshold: float) -> None:
-    """The bias of a removed filter goes with it where it is within the threshold itself."""
-    for view in found.views:
-        name = view.name.removesuffix("weight") + "bias"
-        if name not in zeroing.weights or name == view.name:
-            continue
-        index = torch.arange(found.count) if view.index is None else view.index.reshape(-1)
-        bias = zeroing.weights[name].detach()
-        if len(bias) == len(index):
-            small = (index >= 0) & chosen[index.clamp(min=0)] & (bias.abs().cpu() <= threshold)
-            zeroing.slice(name, 0, torch.nonzero(small).reshape(-1))
+                    zero_biases(zeroing, found, chosen, threshold)
 
 
 def _check_target(

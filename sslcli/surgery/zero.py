@@ -76,6 +76,19 @@ class Zeroing:
                 self.block(view.name, block)
 
 
+def zero_biases(zeroing: Zeroing, found: GroupSet, chosen: Tensor, largest: float = math.inf) -> None:
+    """Set the biases of chosen filters to zero too, those of at most ``largest`` in magnitude."""
+    for view in found.views:
+        name = view.name.removesuffix("weight") + "bias"
+        if name not in zeroing.weights or name == view.name:
+            continue
+        index = torch.arange(found.count) if view.index is None else view.index.reshape(-1)
+        bias = zeroing.weights[name].detach()
+        if len(bias) == len(index):
+            small = (index >= 0) & chosen[index.clamp(min=0)] & (bias.abs().cpu() <= largest)
+            zeroing.slice(name, 0, torch.nonzero(small).reshape(-1))
+
+
 def _blocks(view: GroupView, hit: Tensor, shape: tuple[int, ...]) -> Blocks:
     """Chosen groups of a view as products of indices into the parameter itself."""
     places = torch.nonzero(hit)

@@ -211,6 +211,69 @@ def test_columns_that_a_threshold_took_stay_zero_in_training(folder, tmp_path, c
         assert layers["conv2"]["columns"] == [250, 500]
 
 
+BRANCHED = """
+import torch
+from torch import nn
+
+class Branched(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.branch = nn.Conv2d(4, 4, 3, padding=1)
+        self.fc = nn.Linear(4 * 6 * 6, 10)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.fc((x + self.branch(x)).relu().flatten(1))
+
+class Samples:
+    classes = list("0123456789")
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        return torch.full((3, 8, 8), float(index)), index % 10
+
+def data():
+    return Samples(), Samples(), Samples()
+"""
+
+
+def test_a_class_of_ones_own_may_lose_a_layer_on_the_way(tmp_path, monkeypatch, capfd):
+    """The class still calls the layer, so the graph goes on by itself, and it is said."""
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(BRANCHED)
+    options = ["--arch", "net.py:Branched", "--data", "net.py:data", "-q"]
+    small = ["prune", "arch:net.py:Branched", "--share", "depth=0.99", "--data", "net.py:data", "-q"]
+    assert main([*small, "--share", "depth=0.5@none", "-o", "x.pt2"]) == 2
+    state = create("net.py:Branched").state_dict()
+    for name in ("branch.weight", "branch.bias"):
+        state[name].zero_()
+    torch.save(state, "w.pth")
+    told = "the graph itself is used, since net.py:Branched could not be rebuilt"
+    assert main(["prune", "w.pth", *options[:-1], "-o", "small.pt2"]) == 0
+    assert told in " ".join(capfd.readouterr().out.split())
+    steps = ["--max-steps", "1", *options[:-1]]
+    assert main(["train", "small.pt2", *steps, "-o", "tuned.pt2"]) == 0
+    assert told in " ".join(capfd.readouterr().err.split())
+    assert main(["train", "small.pt2", "--teacher", "w.pth", *steps, "-o", "taught.pt2"]) == 0
+    for name in ("tuned.pt2", "taught.pt2"):
+        capfd.readouterr()
+        assert main(["inspect", name, "--json", "-"]) == 0
+        assert [layer["name"] for layer in shown(capfd)["layers"]] == ["stem", "fc"]
+
+
+def test_weights_alone_of_another_class_teach_a_model_that_says_what_it_is(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(BRANCHED)
+    assert main(["prune", "arch:resnet20", "--share", "depth=0.5", "-o", "small.pt2", "-q"]) == 0
+    torch.save(create("resnet32").state_dict(), "w.pth")
+    options = ["--arch", "resnet32", "--data", "net.py:data", "--max-steps", "1", "-b", "4", "-q"]
+    assert main(["train", "small.pt2", "--teacher", "w.pth", *options, "-o", "x.pt2"]) == 0
+    assert main(["train", "small.pt2", *options, "-o", "y.pt2"]) == 3  # without a teacher it is the model's
+
+
 def test_bench_shows_the_numbers_even_if_the_gate_fails(onnx, folder, tmp_path, capfd):
     report = tmp_path / "bench.json"
     arguments = ["--budget", "0.1", "--layers", "none", "--fail-under", "1000", "--json", str(report)]

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from pydantic import Field
 
 from sslcli.cli.flags import field_options, given
-from sslcli.cli.structures import parse_structures, parse_targets
+from sslcli.cli.structures import parse_shares, parse_structures, parse_targets
 from sslcli.options.common import Options
 
 
@@ -114,3 +114,18 @@ def test_the_structures_of_prune_are_names_alone():
     assert found == {"structures": ["filter", "shape", "head"], "keep": ["conv1"]}
     assert PruneOptions.model_validate(found).structures == ("filter", "shape", "head")
     assert "STRENGTH" not in CliRunner().invoke(command, ["--help"]).output
+
+
+def test_shares_are_by_structure_and_glob_and_the_last_holds():
+    texts = ["filter=0.5@conv1", "shape=0.25", "filter=0.3", "filter=0.6@conv1"]
+    shares = parse_shares(texts)
+    assert shares == {"filter": {"conv1": 0.6, "*": 0.3}, "shape": {"*": 0.25}}
+    assert list(shares["filter"]) == ["*", "conv1"]
+
+
+@pytest.mark.parametrize(
+    "text", ["filter", "=0.5", "filter=", "filter=half", "filter=0.5@", "filter@conv1=0.5"]
+)
+def test_shares_that_are_none_are_refused(text):
+    with pytest.raises(click.UsageError, match="--share"):
+        parse_shares([text])

@@ -110,6 +110,29 @@ def test_the_structures_of_prune_are_names_on_the_command_line_too():
     assert "--keep conv1" in words
 
 
+def test_shares_are_flags_with_globs_on_the_command_line():
+    chosen = settings("prune", {"shares": {"filter": {"*": 0.3, "conv1": 0.5}, "shape": 0.25}})
+    words = command_line(Request("prune", "sparse.pt2", Path("small.pt2"), chosen)).split()
+    given = [words[place + 1] for place, word in enumerate(words) if word == "--share"]
+    assert given == ["filter=0.3", "filter=0.5@conv1", "shape=0.25"]
+
+
+def test_a_recipe_may_prune_shares_of_layers(tmp_path):
+    text = """\
+version: 1
+model: {arch: lenet}
+data: {name: mnist-5k}
+steps:
+  - {id: small, uses: prune, with: {shares: {filter: {conv1: 0.25, conv2: 0.5}, shape: {conv2: 0.6}}}}
+"""
+    (tmp_path / "recipe.yaml").write_text(text)
+    assert main(["run", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "run"), "-q"]) == 0
+    record = json.loads((tmp_path / "run" / "small" / "step.json").read_text())
+    layers = {layer["name"]: layer for layer in record["result"]["shape"]["layers"]}
+    assert (layers["conv1"]["filters"], layers["conv2"]["filters"]) == (15, 25)
+    assert layers["conv2"]["columns"] == 200  # 60 % of 500 gone, those of removed filters among them
+
+
 def test_a_recipe_may_prune_some_structures_under_a_threshold(tmp_path):
     text = """\
 version: 1

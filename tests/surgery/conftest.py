@@ -111,10 +111,9 @@ def fresh_inputs(example, batch, seed):
 
 
 @torch.no_grad()
-def masked(net, plan):
-    """The untouched original with what the plan says it zeroed."""
-    net = copy.deepcopy(net)
-    tensors = dict(net.named_parameters(remove_duplicate=False)) | dict(net.named_buffers())
+def masked(tensors, plan):
+    """Copies of tensors by name, with what the plan says it zeroed."""
+    tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     for name, axes in plan.zeroed.items():
         for axis, indices in axes.items():
             tensors[name].index_fill_(int(axis), torch.as_tensor(list(indices), dtype=torch.long), 0)
@@ -126,6 +125,16 @@ def masked(net, plan):
                 along[list(block[axis]) if axis in block else slice(None)] = True
                 chosen = chosen.unsqueeze(-1) & along
             tensors[name][chosen] = 0
+    return tensors
+
+
+def masked_net(net, plan):
+    """The untouched original with what the plan says it zeroed."""
+    net = copy.deepcopy(net)
+    tensors = dict(net.named_parameters(remove_duplicate=False)) | dict(net.named_buffers())
+    with torch.no_grad():
+        for name, tensor in masked(tensors, plan).items():
+            tensors[name].copy_(tensor)
     return net
 
 
@@ -134,7 +143,7 @@ def prune_and_prove(net, example, folder, *, tolerance=1e-10, **choice):
     before = copy.deepcopy(net.state_dict())
     result = sslcli.prune(net, example, **choice)
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
-    reference = masked(net, result.plan)
+    reference = masked_net(net, result.plan)
     path = folder / "small.pt2"
     sslcli.save(result, path)
     reloaded = torch.export.load(path).module()
@@ -173,4 +182,5 @@ def prove(tmp_path):
     run.kept = lambda result: plain(result.plan.kept)
     run.randomised = randomised
     run.distance = distance
+    run.masked = masked
     return run

@@ -15,6 +15,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from sslcli.errors import SslcliError, TargetError
+from sslcli.graph.groups import find_groups
+from sslcli.graph.slots import analyse
+from sslcli.graph.trace import trace
+from sslcli.surgery.measure import group_rms
 
 SIZE = 8
 
@@ -326,6 +330,25 @@ def a_target_is_met_exactly(prove, network, share):
     assert result.plan.zeroed or result.plan.zeroed_blocks
 
 
+def a_share_gives_the_masked_original(prove, network, kind, share):
+    """No set loses more than its share, unless it had lost more already."""
+    net, example = made(prove, network)
+    zero_at_random(net, random.Random(network[2]))
+    structure = analyse(trace(net, example))
+    before = structure.program.weights()
+    sets = find_groups(structure, kind)
+    assume(sets)
+    try:
+        result = prove(net, example, shares={kind: share}, tolerance=1e-9)
+    except SslcliError:  # nothing would be left
+        assume(False)
+    after = prove.masked(before, result.plan)
+    for found in sets:
+        zero = int((group_rms(found, after) == 0).sum())
+        already = int((group_rms(found, before) == 0).sum())
+        assert zero <= max(int(share * found.count + 1e-9), already)
+
+
 @common(25)
 @example(network=([Upsampled, Activation, Pool, Reorder, Concat, Split], "mean", 201338))  # joined, unneeded
 @given(network=networks)
@@ -348,6 +371,25 @@ def test_rounded_up_is_still_exact(prove, network, align):
 @given(network=networks, share=st.sampled_from([0.5, 0.7, 0.9]))
 def test_a_target_gives_the_masked_original(prove, network, share):
     a_target_is_met_exactly(prove, network, share)
+
+
+@common(15)
+@given(
+    network=networks, kind=st.sampled_from(["filter", "shape", "filter2d"]), share=st.sampled_from([0.3, 0.6])
+)
+def test_a_share_gives_the_masked_original(prove, network, kind, share):
+    a_share_gives_the_masked_original(prove, network, kind, share)
+
+
+@pytest.mark.slow
+@common(150)
+@given(
+    network=networks,
+    kind=st.sampled_from(["filter", "channel", "shape", "filter2d", "depth"]),
+    share=st.sampled_from([0.2, 0.5, 0.8]),
+)
+def test_many_shares_give_the_masked_original(prove, network, kind, share):
+    a_share_gives_the_masked_original(prove, network, kind, share)
 
 
 @pytest.mark.slow
