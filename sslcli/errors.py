@@ -90,6 +90,10 @@ class PlanError(InputError):
     """A plan that is malformed or does not fit the model it is applied to."""
 
 
+class LayersGoneError(PlanError):
+    """A plan that removes whole layers, which the class calls all the same."""
+
+
 class GraphError(SslcliError):
     """A network whose graph cannot be traced or handled."""
 

@@ -19,7 +19,7 @@ from sslcli.checkpoint.rebuild import check_recorded, may_rebuild, with_tensors
 from sslcli.checkpoint.record import InputSpec, Record
 from sslcli.checkpoint.sniff import sniff
 from sslcli.checkpoint.states import States, read_pickle, read_safetensors
-from sslcli.errors import ModelError, PlanError, UnknownShapeError
+from sslcli.errors import LayersGoneError, ModelError, PlanError, UnknownShapeError
 from sslcli.graph.module import TracedModule
 from sslcli.graph.trace import trace
 
@@ -37,6 +37,7 @@ class Checkpoint:
         record: what is known about it.
         path: the file it was read from; None for a fresh one.
         notes: sentences a user should see, such as why the class could not be rebuilt.
+        lost_class: of these the one about the class; None where the model is its class, or has none.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class Checkpoint:
     record: Record
     path: Path | None = None
     notes: tuple[str, ...] = ()
+    lost_class: str | None = None
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.model, self.example))
@@ -139,21 +141,23 @@ def _from_pt2(
     record = dataclasses.replace(archive.record, inputs=inputs)
     check_finite(archive.tensors, str(path))
     notes: tuple[str, ...] = ()
+    lost: str | None = None
     model: nn.Module | None = None
     if arch is not None or may_rebuild(record):
         try:
             name, model, arguments = _class(record, arch, arch_args, archive.tensors, path)
             record = dataclasses.replace(record, arch=name, arch_args=arguments)
         except (ModelError, PlanError) as error:
-            if arch is not None and not isinstance(error, PlanError):
-                raise  # another class than the record's; one that cannot become so small is no mistake
-            notes = (f"{_GRAPH}, since {arch or record.arch} could not be rebuilt ({error.what})",)
+            if arch is not None and not isinstance(error, LayersGoneError):
+                raise
+            lost = f"{_GRAPH}, since {arch or record.arch} could not be rebuilt ({error.what})"
+            notes = (lost,)
     elif record.arch is not None:
         notes = (f"{_GRAPH}, since code is not run unasked; for its class give --arch {record.arch}",)
     if model is None:
         program = trace(archive.exported())
         model, notes = TracedModule(program), tuple(dict.fromkeys((*notes, *record.notes, *program.notes)))
-    return Checkpoint(model.eval(), _example(archive, record, shape), record, path, notes)
+    return Checkpoint(model.eval(), _example(archive, record, shape), record, path, notes, lost)
 
 
 def _example(archive: Pt2, record: Record, shape: tuple[int, ...] | None) -> tuple[Tensor, ...]:

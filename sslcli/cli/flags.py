@@ -35,6 +35,9 @@ _PARTS = {
     ("structures", "name"): "{}",
     ("structures", "strength"): "the strength of {}",
     ("structures", "match"): "the glob of {}",
+    ("shares", "name"): "{}",
+    ("shares", "fraction"): "the fraction of {}",
+    ("shares", "match"): "the glob of {}",
 }
 _PAIRS = {"limit": "GLOB=FRACTION"}
 _SHORT = {"batch_size": "-b"}

@@ -18,22 +18,14 @@ class Special:
 
 def parse_structures(texts: Sequence[str]) -> list[dict[str, object]]:
     """``shape=0.01@conv2`` to ``{"name": "shape", "strength": 0.01, "match": "conv2"}``, in their order."""
-    return [_structure(text) for text in texts]
+    form = Form("--structure", "NAME=STRENGTH[@GLOB]", "filter=0.005@conv*")
+    return [_entry(text, "strength", form, may_lack=True) for text in texts]
 
 
-def parse_shares(texts: Sequence[str]) -> dict[str, dict[str, object]]:
-    """``filter=0.3 filter=0.5@conv1`` to ``{"filter": {"*": 0.3, "conv1": 0.5}}``."""
-    parsed: dict[str, dict[str, object]] = {}
-    for text in texts:
-        rest, at, glob = text.partition("@")
-        name, equals, value = rest.partition("=")
-        if not name or not equals or (at and not glob):
-            form = "NAME=FRACTION[@GLOB]; such as --share filter=0.3@conv*"
-            raise click.UsageError(f"--share {text!r} is not {form}")
-        globs = parsed.setdefault(name, {})
-        globs.pop(glob or "*", None)  # the last one holds, so it is the last in order too
-        globs[glob or "*"] = _number(value, "--share", text)
-    return parsed
+def parse_shares(texts: Sequence[str]) -> list[dict[str, object]]:
+    """``shape=0.3@conv2`` to ``{"name": "shape", "fraction": 0.3, "match": "conv2"}``, in their order."""
+    form = Form("--share", "NAME=FRACTION[@GLOB]", "filter=0.3@conv*")
+    return [_entry(text, "fraction", form, may_lack=False) for text in texts]
 
 
 def parse_targets(texts: Sequence[str]) -> dict[str, object]:
@@ -49,21 +41,30 @@ def parse_targets(texts: Sequence[str]) -> dict[str, object]:
     return parsed
 
 
-def _structure(text: str) -> dict[str, object]:
+@dataclass(frozen=True)
+class Form:
+    """How a flag is written, for errors."""
+
+    flag: str
+    grammar: str
+    example: str
+
+
+def _entry(text: str, number: str, form: Form, *, may_lack: bool) -> dict[str, object]:
     rest, at, glob = text.partition("@")
     name, equals, value = rest.partition("=")
+    wrong = f"{form.flag} {text!r} is not {form.grammar}"
     if not name:
-        example = "such as --structure filter=0.005@conv*"
-        raise click.UsageError(f"--structure {text!r} is not NAME=STRENGTH[@GLOB]; {example}")
+        raise click.UsageError(f"{wrong}; such as {form.flag} {form.example}")
     if at and not glob:
-        raise click.UsageError(f"--structure {text!r} has an empty glob after '@'")
+        raise click.UsageError(f"{form.flag} {text!r} has an empty glob after '@'")
     if at and not equals and "=" in glob:
-        match, _, number = glob.rpartition("=")
-        raise click.UsageError(
-            f"--structure {text!r} is not NAME=STRENGTH[@GLOB]; write {name}={number}@{match}"
-        )
-    strength = {"strength": _number(value, "--structure", text)} if equals else {}
-    return {"name": name, **strength, "match": glob or "*"}
+        match, _, last = glob.rpartition("=")
+        raise click.UsageError(f"{wrong}; write {name}={last}@{match}")
+    if not equals and not may_lack:
+        raise click.UsageError(f"{wrong}; such as {form.flag} {form.example}")
+    given = {number: _number(value, form.flag, text)} if equals else {}
+    return {"name": name, **given, "match": glob or "*"}
 
 
 def _number(value: str, flag: str, text: str) -> float:

@@ -8,10 +8,21 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from sslcli.options.common import Options, Positive, task_field
+from sslcli.options.entries import named_list
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Part = Annotated[float, Field(gt=0, lt=1)]
 StructureName = Literal["filter", "channel", "shape", "filter2d", "depth", "head", "hidden"]
+
+
+class ShareOptions(Options):
+    """The fraction of a structure's groups that goes in the layers it holds for."""
+
+    name: Literal["filter", "head", "filter2d", "shape", "depth"] = Field(
+        description="filter, head, filter2d, shape or depth."
+    )
+    fraction: Part = Field(description="Of the groups of each layer; of depth of all branches together.")
+    match: str = Field("*", description="Glob on the layers' names.", min_length=1)
 
 
 class PruneOptions(Options):
@@ -22,11 +33,12 @@ class PruneOptions(Options):
         description="Remove groups whose root mean square is at most this; default 0 (the zero groups) "
         "without a target or a share.",
     )
-    shares: dict[StructureName, dict[str, Part]] = Field(
-        default_factory=dict,
-        description="Fraction of a structure's groups that goes in every layer that matches, the smallest "
-        "first, such as filter=0.3 or filter=0.5@conv1; repeats; of several that match, the last holds; "
-        "default: none.",
+    shares: tuple[ShareOptions, ...] = Field(
+        (),
+        description="Fraction of a structure's groups that goes in each layer, the smallest first, "
+        "NAME=FRACTION[@GLOB] with filter, head, filter2d, shape or depth (of all branches together); "
+        "repeats; of several that match, the last holds. What is zero or goes with other groups counts. "
+        "Default: none.",
     )
     structures: tuple[StructureName, ...] = Field(
         ("filter", "channel", "shape", "filter2d", "depth", "head"),
@@ -39,16 +51,20 @@ class PruneOptions(Options):
     )
     importance: Literal["magnitude", "taylor"] = Field(
         "magnitude",
-        description="How a target chooses: norms of weights, or first-order loss changes (needs data).",
+        description="How targets and shares choose filters: norms of weights, or first-order loss changes "
+        "(needs data).",
     )
     keep: tuple[str, ...] = Field(
         (), description="Glob of layers that lose no filter; repeats; default: none."
     )
     limit: dict[str, Fraction] = Field(
         default_factory=dict,
-        description="At most this fraction of the filters of layers that match goes; repeats; default: 1.",
+        description="At most this fraction of the filters of layers that match goes, for a target or share; "
+        "repeats; default: 1.",
     )
-    min_width: Positive = Field(1, description="Filters that every layer keeps at least, for a target.")
+    min_width: Positive = Field(
+        1, description="Filters that every layer keeps at least, for a target or share."
+    )
     align: Positive = Field(
         1, description="Round the filters that a layer keeps up to a multiple; CPU kernels like 8 and 16."
     )
@@ -60,11 +76,8 @@ class PruneOptions(Options):
 
     @field_validator("shares", mode="before")
     @classmethod
-    def _shares_of_every_layer(cls, value: object) -> object:
-        """``{filter: 0.3}`` is short for ``{filter: {"*": 0.3}}``."""
-        if not isinstance(value, Mapping):
-            return value
-        return {kind: part if isinstance(part, Mapping) else {"*": part} for kind, part in value.items()}
+    def _shares_from_short_forms(cls, value: object) -> object:
+        return named_list(value, "fraction")
 
     @field_validator("target", mode="before")
     @classmethod

@@ -55,7 +55,7 @@ STEPS: dict[str, StepKind] = {
         ),
         StepKind(
             "prune",
-            "Remove zero groups, or choose them by threshold or target, and verify the result.",
+            "Remove zero groups, or choose them by threshold, share or target, and verify the result.",
             "sslcli.options.prune:PruneOptions",
             "model",
             "optional",

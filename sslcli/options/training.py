@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from sslcli.errors import UsageError
 from sslcli.options.common import Options, Positive, task_field
+from sslcli.options.entries import named_list
 
 StructureName = Literal["filter", "channel", "shape", "filter2d", "depth", "head", "hidden"]
 TargetName = Literal["macs", "params", "latency"]
@@ -185,7 +186,7 @@ class RegularizeOptions(TrainOptions):
     def _structures_from_short_forms(cls, values: object) -> object:
         if not isinstance(values, Mapping) or "structures" not in values:
             return values
-        entries = structure_list(values["structures"])
+        entries = named_list(values["structures"])
         for entry in entries if isinstance(entries, list | tuple) else ():
             if isinstance(entry, dict) and "name" in entry and "strength" not in entry:
                 if not values.get("target"):
@@ -246,44 +247,3 @@ def nothing_may_go(options: RegularizeOptions) -> UsageError:
         f"the target {named} cannot be met, since no --structure lets groups go (all strengths are 0)",
         "give what may go a strength above 0, such as --structure filter=1",
     )
-
-
-def structure_list(value: object) -> object:
-    """The list form of ``structures``.
-
-    Takes ``{filter: 5e-3}``, ``{filter: {strength: 5e-3, match: conv*}}``, ``{filter: {conv1: 5e-3, conv2:
-    1e-3}}``, ``{filter: [{...}, {...}]}``, a list of full entries, and texts ``filter=5e-3@conv*``; where a
-    target finds the strengths, ``{filter: null}`` and ``filter@conv*`` too. Anything else is returned as it
-    is, for the validation to complain about.
-    """
-    if isinstance(value, Mapping):
-        return [entry for name, given in value.items() for entry in _entries(name, given)]
-    if isinstance(value, list | tuple):
-        return [_from_text(entry) if isinstance(entry, str) else _copied(entry) for entry in value]
-    return value
-
-
-def _copied(entry: object) -> object:
-    return {**entry} if isinstance(entry, Mapping) else entry
-
-
-def _entries(name: object, given: object) -> list[dict[str, Any]]:
-    if isinstance(given, list | tuple):
-        return [entry for item in given for entry in _entries(name, item)]
-    if given is None:
-        return [{"name": name}]
-    if not isinstance(given, Mapping):
-        return [{"name": name, "strength": given}]
-    if "strength" in given or "match" in given:
-        return [{"name": name, **given}]
-    return [{"name": name, "strength": strength, "match": glob} for glob, strength in given.items()]
-
-
-def _from_text(text: str) -> dict[str, Any]:
-    text, at, glob = text.partition("@")
-    name, equals, strength = text.partition("=")
-    return {
-        "name": name,
-        **({"strength": strength} if equals else {}),
-        **({"match": glob} if at else {}),
-    }

@@ -86,14 +86,11 @@ def _flags(name: str, value: Any) -> Iterator[str]:
     flag = flag_name(name)
     if isinstance(value, bool):
         yield flag if value else f"--no-{flag[2:]}"
-    elif name == "structures" and not all(isinstance(entry, str) for entry in value):
+    elif name == "shares" or (name == "structures" and not all(isinstance(entry, str) for entry in value)):
         for entry in value:
             place = "" if entry.match == "*" else f"@{entry.match}"
-            yield from (flag, f"{entry.name}={entry.strength}{place}")
-    elif name == "shares":
-        for kind, globs in value.items():
-            for glob, part in globs.items():
-                yield from (flag, f"{kind}={part}" + ("" if glob == "*" else f"@{glob}"))
+            number = entry.fraction if name == "shares" else entry.strength
+            yield from (flag, f"{entry.name}={number}{place}")
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from (flag, f"{key}={_scalar(item)}")

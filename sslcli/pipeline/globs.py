@@ -69,12 +69,10 @@ def _unpruned(recipe: Recipe) -> Iterator[Step]:
 
 
 def _structures(step: Step) -> Iterator[tuple[str, str]]:
-    for entry in getattr(step.settings.step, "structures", ()):
-        if not isinstance(entry, str):  # prune's are names alone, of what there may be
+    chosen = step.settings.step
+    for entry in (*getattr(chosen, "structures", ()), *getattr(chosen, "shares", ())):
+        if not isinstance(entry, str):  # prune's structures are names alone, of what there may be
             yield entry.name, entry.match
-    for kind, globs in getattr(step.settings.step, "shares", {}).items():
-        for glob in globs:
-            yield kind, glob
 
 
 def _layers(step: Step) -> Iterator[str]:

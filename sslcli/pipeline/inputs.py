@@ -63,16 +63,18 @@ def load_model(
         return _with_inputs(loaded, specs)
 
 
-def warn_of(loaded: Checkpoint, source: str) -> None:
+def warn_of(loaded: Checkpoint, source: str, options: ModelOptions) -> None:
     """Say what a model has lost on its way through a file; it matters to those who train it on."""
     for note in loaded.notes:
+        if note == loaded.lost_class and options.arch is not None:
+            continue  # told when it was loaded
         logging.getLogger(__name__).warning("%s: %s", source, note)
 
 
 def _load(source: str, options: ModelOptions, seed: int) -> Checkpoint:
     from sslcli import checkpoint
 
-    return checkpoint.load(
+    loaded = checkpoint.load(
         source,
         arch=options.arch,
         arch_args=options.arch_arg,
@@ -80,6 +82,9 @@ def _load(source: str, options: ModelOptions, seed: int) -> Checkpoint:
         trust_pickle=options.trust_pickle,
         seed=seed,
     )
+    if options.arch is not None and loaded.lost_class is not None:
+        logging.getLogger(__name__).warning("%s: %s", source, loaded.lost_class)
+    return loaded
 
 
 def _inputs_of_samples(options: DataOptions, seed: int) -> tuple[InputSpec, ...]:

@@ -46,7 +46,7 @@ def prune(request: Request, observers: Observers = ()) -> results.PruneResult:
                 loaded.example,
                 threshold=options.threshold,
                 target=options.target or None,
-                shares=options.shares or None,
+                shares=_shares(options),
                 structures=options.structures,
                 keep=options.keep,
                 limit=options.limit,
@@ -184,6 +184,8 @@ def apply_plan(
             if record.plan is None:
                 hint = "give a model that sslcli prune wrote, or a plan's JSON"
                 raise PlanError(f"{plan} carries no plan", hint)
+            if loaded.lost_class is not None:
+                raise PlanError(loaded.lost_class, "use the .pt2 itself, which needs no class")
             _probe(small, plans.Plan.from_json(record.plan))
         record = record.followed_by("apply-plan", {}, [plan])
         checkpoint.save(small.eval(), output, example=example, record=record)
@@ -221,8 +223,18 @@ def _needed(source: DataSource | None) -> DataSource:
 
 
 def _learns_importance(options: PruneOptions) -> bool:
-    """Whether what a group is worth is told from data."""
-    return options.importance == "taylor" and bool(options.target)
+    """Whether what a filter is worth is told from data."""
+    return options.importance == "taylor" and bool(options.target or options.shares)
+
+
+def _shares(options: PruneOptions) -> dict[str, dict[str, float]]:
+    """By structure the fractions by glob, in the order in which they hold."""
+    shares: dict[str, dict[str, float]] = {}
+    for entry in options.shares:
+        globs = shares.setdefault(entry.name, {})
+        globs.pop(entry.match, None)
+        globs[entry.match] = entry.fraction
+    return shares
 
 
 def _scores(request: Request, loaded: Checkpoint, source: DataSource | None) -> dict[str, Tensor] | None:
@@ -265,7 +277,7 @@ def _sparse_structures(request: Request, record: Record) -> list[str]:
     """The structures whose zero groups were learned or are chosen now, which fine-tuning holds at zero."""
     step = request.settings.step
     below = step.structures if step.threshold else ()
-    return list(dict.fromkeys([*record.zero_groups, *below, *step.shares]))
+    return list(dict.fromkeys([*record.zero_groups, *below, *(entry.name for entry in step.shares)]))
 
 
 def _zero_groups(pruned: PruneResult, kinds: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -285,6 +297,21 @@ def _zero_groups(pruned: PruneResult, kinds: Sequence[str]) -> dict[str, dict[st
             if zero:
                 counts.setdefault(kind, {})[found.label] = zero
     return counts
+
+
+def _read_back(request: Request, output: Path) -> Checkpoint:
+    """The model as it was saved: its class, or the graph where that cannot become so small."""
+    from sslcli import checkpoint, models
+
+    named = inputs.code_arch(request.settings.model)
+    fresh = request.source.removeprefix("arch:")
+    if named is None and fresh != request.source and models.kind(fresh) == "code":
+        named = fresh
+    try:
+        return checkpoint.load(output, arch=named)
+    except PlanError as error:  # a class with sizes written into it; the plan was made just now
+        loaded = checkpoint.load(output)
+        return dataclasses.replace(loaded, lost_class=f"{named} cannot become so small: {error.what}")
 
 
 def _write_plan(output: Path, plan: Plan) -> None:
@@ -308,11 +335,10 @@ def _test_metrics(
 def _prune_result(
     request: Request, output: Path, pruned: PruneResult, metrics: dict[str, dict[str, float]]
 ) -> results.PruneResult:
-    from sslcli import checkpoint
     from sslcli.checkpoint.outputs import run_in_eval
 
     report = pruned.report
-    again = checkpoint.load(output, arch=inputs.code_arch(request.settings.model))
+    again = _read_back(request, output)
     pairs = zip(
         run_in_eval(pruned.model, pruned.example), run_in_eval(again.model, pruned.example), strict=True
     )
@@ -331,7 +357,7 @@ def _prune_result(
         reloaded_abs_error=max(float((a - b).abs().max()) for a, b in pairs),
         layers=[_pruned_layer(layer) for layer in report.layers],
         unknown=list(report.unknown),
-        notes=list(dict.fromkeys((*report.notes, *again.notes))),
+        notes=[*report.notes, *([again.lost_class] if again.lost_class else [])],
         metrics=metrics,
         shape=shape_of_model(pruned.model, pruned.example),
         target=dict(request.settings.step.target),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,7 @@ def _run(request: Request, observers: Observers, method: Callable[..., TrainResu
             state_path(output).unlink(missing_ok=True)
         loaded = _model(request)
         if world.writes:
-            inputs.warn_of(loaded, request.source)
+            inputs.warn_of(loaded, request.source, chosen.model)
         source = inputs.load_data(chosen.data, loaded.record, chosen.run.seed, inputs.input_shape_of(loaded))
         task = load_task(chosen.step.task)
         _require_fitting(request, loaded, source, task)
@@ -246,9 +247,15 @@ def _model(request: Request) -> Checkpoint:
     except (ModelError, PlanError):
         if chosen.step.teacher is None or chosen.model.arch is None:
             raise
-        plain = ModelOptions.model_validate({"trust_pickle": chosen.model.trust_pickle})
+        plain = chosen.model.model_copy(update={"arch": None, "arch_arg": {}})
         with contextlib.suppress(SslcliError):
-            return inputs.load_model(request.source, plain, chosen.run.seed, chosen.data)
+            loaded = inputs.load_model(request.source, plain, chosen.run.seed, chosen.data)
+            logging.getLogger(__name__).warning(
+                "%s is read as it says itself; --arch %s is taken for the teacher alone",
+                request.source,
+                chosen.model.arch,
+            )
+            return loaded
         raise
 
 

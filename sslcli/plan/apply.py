@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sslcli.errors import PlanError
+from sslcli.errors import LayersGoneError, PlanError
 from sslcli.plan.plan import Axes, Plan
 from sslcli.plan.probe import check_probe
 
@@ -71,7 +71,7 @@ def _check(plan: Plan, tensors: dict[str, Tensor]) -> None:
     if gone:
         more = ", ..." if len(gone) > 1 else ""
         what = f"the plan removes whole layers ({gone[0]}{more}), which the class still calls"
-        raise PlanError(what, "use the .pt2 instead, which needs no class")
+        raise LayersGoneError(what, "use the .pt2 instead, which needs no class")
 
 
 def _are_places(places: Any, axis: int, size: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, fx
@@ -93,10 +94,64 @@ def choose(
     return found
 
 
+def take_filters(
+    structure: Structure,
+    zeroing: Zeroing,
+    shares: Mapping[str, float],
+    limits: Limits,
+    worth: Tensor,
+    *,
+    fold: bool = True,
+) -> None:
+    """Set filters to zero, the least worth first, until of each layer the share that holds for it is gone.
+
+    Args:
+        structure: the network.
+        zeroing: weights to work on; what is chosen is set to zero there and noted.
+        shares: by glob the fraction of a layer's filters; the last that matches holds.
+        limits: what may not be taken.
+        worth: by unit.
+        fold: let later biases take up the constants of removed channels.
+    """
+    layers = readers(structure)
+    gone = ~cut(structure, zeroing.weights, fold=fold).alive
+    wanted = {
+        layer.name: [fraction for glob, fraction in shares.items() if matches(layer.layer, glob)][-1:]
+        for layer in layers
+    }
+    meant = torch.zeros(structure.units.count, dtype=torch.bool)
+    for layer in layers:
+        if wanted[layer.name]:
+            meant[structure.units.find(layer.rows[layer.rows >= 0])] = True
+    found = [
+        candidate
+        for candidate in candidates(structure, layers, worth, limits.keep)
+        if bool(meant[candidate.units].any()) and not bool(gone[candidate.units].all())
+    ]
+    most = {name: fractions[0] for name, fractions in wanted.items() if fractions}
+    order = _allowed(structure, layers, found, limits, most, gone)
+    taken = _taken(structure, layers, order, limits.align)
+    _set_to_zero(structure, layers, zeroing, taken, fold)
+
+
 def _allowed(
-    structure: Structure, layers: Sequence[Reader], found: Sequence[Candidate], limits: Limits
+    structure: Structure,
+    layers: Sequence[Reader],
+    found: Sequence[Candidate],
+    limits: Limits,
+    most: Mapping[str, float] = MappingProxyType({}),
+    gone: Tensor | None = None,
 ) -> list[Candidate]:
-    """Candidates in order, without those that would make a layer too narrow."""
+    """Candidates in order, without those that would make a layer too narrow.
+
+    Args:
+        structure: the network.
+        layers: its readers.
+        found: in order.
+        limits: what may not be taken.
+        most: by a layer's weight the fraction of its filters that may be gone.
+        gone: bool by unit, what has gone already; it counts, and costs nothing more.
+    """
     owners: dict[int, list[int]] = {}
     room: list[int] = []
     seen: dict[str, int] = {}
@@ -107,13 +162,17 @@ def _allowed(
         roots = structure.units.find(layer.rows.clamp(min=0))
         width = len(layer.rows)
         fraction = min((f for glob, f in limits.limit.items() if matches(layer.layer, glob)), default=1.0)
-        room.append(min(int(fraction * width + 1e-9), width - max(limits.min_width, 1)))
+        fraction = min(fraction, most.get(layer.name, 1.0))
+        before = 0 if gone is None else int(gone[roots[layer.rows >= 0]].sum())
+        room.append(min(int(fraction * width + 1e-9), width - max(limits.min_width, 1)) - before)
         for unit in roots[layer.rows >= 0].tolist():
             owners.setdefault(unit, []).append(number)
     order = []
     for candidate in found:
         costs: dict[int, int] = {}
         for unit in candidate.units.tolist():
+            if gone is not None and bool(gone[unit]):
+                continue
             for number in owners.get(unit, ()):
                 costs[number] = costs.get(number, 0) + 1
         if all(cost <= room[number] for number, cost in costs.items()):

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 
 from sslcli.errors import TargetError, UsageError
-from sslcli.graph.groups import find_groups, matches
+from sslcli.graph.groups import GroupSet, find_groups, matches
 from sslcli.graph.module import TracedModule
 from sslcli.graph.normalise import normalise
 from sslcli.graph.program import Program
@@ -25,7 +26,7 @@ from sslcli.surgery.measure import Layer, group_rms, layers, packed_macs
 from sslcli.surgery.shares import Shares, take_shares
 from sslcli.surgery.shrink import STORED, Shrunk, shrink
 from sslcli.surgery.verify import agreement
-from sslcli.surgery.zero import Zeroing, zero_biases
+from sslcli.surgery.zero import Zeroing
 
 DEFAULT_STRUCTURES = ("filter", "channel", "shape", "filter2d", "depth", "head")
 
@@ -109,14 +110,16 @@ def prune(
         example: its positional inputs (a tuple, or one tensor), batch first.
         threshold: groups with ||w_g|| / sqrt(|g|) <= threshold go.
         target: fractions of ``macs`` and ``params`` that may be left.
-        shares: structure -> fraction of its groups that goes in every layer, or glob -> fraction: the
-            smallest by ||w_g|| / sqrt(|g|). With a threshold or a target too, each takes what it asks for.
+        shares: filter, head, filter2d, shape or depth -> the fraction of such groups that goes in every
+            layer, or glob -> fraction, of which the last that matches holds. With a threshold or a target
+            too, each takes what it asks for.
         structures: what a threshold above 0 speaks of.
         keep: globs of layers that lose no filter.
-        limit: glob -> the largest fraction of a layer's filters that a target may take.
-        min_width: filters that every layer keeps, under a target.
+        limit: glob -> the largest fraction of a layer's filters that a target or a share may take.
+        min_width: filters that every layer keeps, under a target or a share.
         align: the filters that are left of a layer are rounded up to a multiple, where it has as many.
-        scores: importance of every element of a parameter by name, for a target; default: its square.
+        scores: importance of every element of a parameter by name, for a target and shares of filters;
+            default: for a target its square, for a share the size of the group.
         fold: let later biases take up the constants of removed channels.
 
     Raises:
@@ -138,10 +141,10 @@ def prune(
     zeroing = Zeroing.of(program.weights())
     if threshold:
         _under(structure, zeroing, threshold, structures, keep)
+    limits = Limits(tuple(keep), dict(limit or {}), min_width, align)
     if shares:
-        take_shares(structure, zeroing, shares, keep, fold=fold)
+        take_shares(structure, zeroing, shares, limits, scores, fold=fold)
     if target:
-        limits = Limits(tuple(keep), dict(limit or {}), min_width, align)
         found = choose(structure, zeroing, target, limits, scores, fold=fold)
     else:
         found = _cut(structure, zeroing.weights, fold=fold, align=align)
@@ -178,7 +181,20 @@ def _under(
             if bool(chosen.any()):
                 zeroing.groups(found, chosen)
                 if kind == "filter":
-                    zero_biases(zeroing, found, chosen, threshold)
+                    _small_biases(zeroing, found, chosen, threshold)
+
+
+def _small_biases(zeroing: Zeroing, found: GroupSet, chosen: Tensor, threshold: float) -> None:
+    """The bias of a removed filter goes with it where it is within the threshold itself."""
+    for view in found.views:
+        name = view.name.removesuffix("weight") + "bias"
+        if name not in zeroing.weights or name == view.name:
+            continue
+        index = torch.arange(found.count) if view.index is None else view.index.reshape(-1)
+        bias = zeroing.weights[name].detach()
+        if len(bias) == len(index):
+            small = (index >= 0) & chosen[index.clamp(min=0)] & (bias.abs().cpu() <= threshold)
+            zeroing.slice(name, 0, torch.nonzero(small).reshape(-1))
 
 
 def _check_target(

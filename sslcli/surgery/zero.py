@@ -69,24 +69,11 @@ class Zeroing:
         shape = tuple(self.weights[view.name].shape)
         if not view.dims:
             self.slice(view.name, 0, torch.arange(shape[0]))
-        elif view.shape == shape and len(view.dims) == 1:
+        elif len(view.dims) == 1 and view.shape[view.dims[0]] == shape[view.dims[0]]:  # scales of norms: (N,)
             self.slice(view.name, view.dims[0], torch.nonzero(hit).reshape(-1))
         else:
             for block in _blocks(view, hit, shape):
                 self.block(view.name, block)
-
-
-def zero_biases(zeroing: Zeroing, found: GroupSet, chosen: Tensor, largest: float = math.inf) -> None:
-    """Set the biases of chosen filters to zero too, those of at most ``largest`` in magnitude."""
-    for view in found.views:
-        name = view.name.removesuffix("weight") + "bias"
-        if name not in zeroing.weights or name == view.name:
-            continue
-        index = torch.arange(found.count) if view.index is None else view.index.reshape(-1)
-        bias = zeroing.weights[name].detach()
-        if len(bias) == len(index):
-            small = (index >= 0) & chosen[index.clamp(min=0)] & (bias.abs().cpu() <= largest)
-            zeroing.slice(name, 0, torch.nonzero(small).reshape(-1))
 
 
 def _blocks(view: GroupView, hit: Tensor, shape: tuple[int, ...]) -> Blocks:

@@ -262,6 +262,12 @@ def test_a_class_of_ones_own_may_lose_a_layer_on_the_way(tmp_path, monkeypatch, 
         capfd.readouterr()
         assert main(["inspect", name, "--json", "-"]) == 0
         assert [layer["name"] for layer in shown(capfd)["layers"]] == ["stem", "fc"]
+    assert main(["apply-plan", "small.pt2", "--arch", "net.py:Branched", "-o", "own.pt2"]) == 3
+    assert not Path("own.pt2").exists()
+    assert main(["evaluate", "small.pt2", "--arch", "net.py:Samples", "--data", "net.py:data", "-q"]) == 3
+    capfd.readouterr()
+    assert main(["evaluate", "small.pt2", *options[:-1]]) == 0
+    assert told in " ".join(capfd.readouterr().err.split())
 
 
 def test_weights_alone_of_another_class_teach_a_model_that_says_what_it_is(tmp_path, monkeypatch, capfd):

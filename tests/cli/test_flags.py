@@ -116,11 +116,11 @@ def test_the_structures_of_prune_are_names_alone():
     assert "STRENGTH" not in CliRunner().invoke(command, ["--help"]).output
 
 
-def test_shares_are_by_structure_and_glob_and_the_last_holds():
-    texts = ["filter=0.5@conv1", "shape=0.25", "filter=0.3", "filter=0.6@conv1"]
-    shares = parse_shares(texts)
-    assert shares == {"filter": {"conv1": 0.6, "*": 0.3}, "shape": {"*": 0.25}}
-    assert list(shares["filter"]) == ["*", "conv1"]
+def test_shares_are_entries_in_their_order():
+    assert parse_shares(["filter=0.3", "filter=0.5@conv1"]) == [
+        {"name": "filter", "fraction": 0.3, "match": "*"},
+        {"name": "filter", "fraction": 0.5, "match": "conv1"},
+    ]
 
 
 @pytest.mark.parametrize(

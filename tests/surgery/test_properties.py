@@ -340,7 +340,7 @@ def a_share_gives_the_masked_original(prove, network, kind, share):
     assume(sets)
     try:
         result = prove(net, example, shares={kind: share}, tolerance=1e-9)
-    except SslcliError:  # nothing would be left
+    except SslcliError:  # nothing would be left, or so few groups that the share is none
         assume(False)
     after = prove.masked(before, result.plan)
     for found in sets:
@@ -385,7 +385,7 @@ def test_a_share_gives_the_masked_original(prove, network, kind, share):
 @common(150)
 @given(
     network=networks,
-    kind=st.sampled_from(["filter", "channel", "shape", "filter2d", "depth"]),
+    kind=st.sampled_from(["filter", "shape", "filter2d", "depth"]),
     share=st.sampled_from([0.2, 0.5, 0.8]),
 )
 def test_many_shares_give_the_masked_original(prove, network, kind, share):

@@ -45,7 +45,9 @@ def test_the_last_glob_that_matches_holds(prove):
 
 
 def test_layers_that_are_kept_lose_nothing(prove):
-    assert prove.kept(prove(two_layers(prove), image(), shares={"filter": 0.5}, keep=["conv1"])) == {}
+    net = two_layers(prove)
+    result = prove(net, image(), shares={"shape": 0.5}, keep=["conv2"])
+    assert {*result.plan.zeroed, *result.plan.zeroed_blocks} == {"conv1.weight"}
 
 
 def test_columns_that_went_with_filters_count(prove):
@@ -99,16 +101,88 @@ def test_a_share_of_depth_is_of_all_branches(prove):
     assert kept == {"b2.weight": None, "b2.bias": None}
 
 
+def test_filters_before_a_norm_go_with_their_shifts(prove):
+    """Else the norm's shift would keep a constant channel alive."""
+    net = prove.net(
+        lambda net, x: net.conv2(net.bn(net.conv1(x)).relu()),
+        conv1=nn.Conv2d(3, 8, 3, padding=1), bn=nn.BatchNorm2d(8), conv2=nn.Conv2d(8, 4, 3, padding=1),
+    )  # fmt: skip
+    with torch.no_grad():
+        net.conv1.weight.copy_(torch.arange(1.0, 9).reshape(8, 1, 1, 1).expand(8, 3, 3, 3))
+    for fold in (True, False):
+        kept = prove.kept(prove(net, image(), shares={"filter": 0.5}, fold=fold))
+        assert kept["conv1.weight"][0] == kept["bn.weight"][0] == [4, 5, 6, 7]
+
+
+def test_filters_that_a_grouped_convolution_reads_go_one_from_every_group(prove):
+    net = prove.net(
+        lambda net, x: net.g(net.conv1(x)).relu().mean((2, 3)) @ torch.ones(8, 2, dtype=x.dtype),
+        conv1=nn.Conv2d(3, 8, 3, padding=1),
+        g=nn.Conv2d(8, 8, 3, padding=1, groups=4),
+    )
+    with torch.no_grad():
+        net.conv1.weight.copy_(torch.arange(1.0, 9).reshape(8, 1, 1, 1).expand(8, 3, 3, 3))
+    kept = prove.kept(prove(net, image(), shares={"filter": {"conv1": 0.5}}))
+    assert kept["conv1.weight"][0] == [1, 3, 5, 7]
+
+
+def test_filters_of_a_weight_normed_layer(prove):
+    layer = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3, padding=1))
+    net = prove.net(
+        lambda net, x: net.conv2(net.conv1(x).relu()), conv1=layer, conv2=nn.Conv2d(8, 4, 3, padding=1)
+    )
+    with torch.no_grad():
+        layer.parametrizations.weight.original0.copy_(torch.arange(8.0, 0, -1).reshape(8, 1, 1, 1))
+    for choice in ({"shares": {"filter": 0.25}}, {"threshold": 2.5, "structures": ("filter",)}):
+        result = prove(net, image(), **choice)
+        assert result.plan.zeroed["conv1.parametrizations.weight.original0"] == {0: [6, 7]}
+
+
+def test_layers_keep_what_the_limits_say(prove):
+    shares = {"filter": {"conv1": 0.75}}
+    assert (
+        len(prove.kept(prove(two_layers(prove), image(), shares=shares, min_width=5))["conv1.weight"][0]) == 5
+    )
+    limited = prove(two_layers(prove), image(), shares=shares, limit={"conv1": 0.25})
+    assert len(prove.kept(limited)["conv1.weight"][0]) == 6
+
+
+def test_a_branch_that_is_run_through_twice_is_one(prove):
+    def forward(net, x):
+        x = net.stem(x)
+        for branch in (net.b1, net.b1, net.b2):
+            x = x + branch(x)
+        return net.head(x)
+
+    parts = {f"b{n}": nn.Conv2d(4, 4, 3, padding=1) for n in (1, 2)}
+    net = prove.net(forward, stem=nn.Conv2d(3, 4, 3, padding=1), head=nn.Conv2d(4, 2, 3, padding=1), **parts)
+    with torch.no_grad():
+        net.b1.weight *= 0.01
+    assert set(prove(net, image(), shares={"depth": 0.5}).plan.zeroed) == {"b1.weight"}
+
+
+def test_a_share_of_nearly_all_leaves_one(prove):
+    result = prove(two_layers(prove), image(), shares={"filter": {"conv1": 0.999999999999}})
+    assert prove.kept(result)["conv1.weight"][0] == [7]
+
+
 @pytest.mark.parametrize(
     ("shares", "what"),
     [
-        ({"filters": 0.5}, "there is no structure 'filters'"),
+        ({"filters": 0.5}, "there are no shares of 'filters'"),
         ({"filter": 1.0}, "the share of filter groups is 1"),
         ({"filter": {"conv1": 0.0}}, "the share of filter groups is 0"),
+        ({"filter": "0.5"}, "the share of filter groups is 0.5"),
         ({"filter": {"conv9": 0.5}}, "the glob 'conv9' matches no layer with filter groups"),
         ({"head": 0.5}, r"the glob '\*' matches no layer with head groups"),
+        ({"filter": {"conv1": 0.1}}, "the share 0.1 of the filter groups of 'conv1' is none of at most 8"),
     ],
 )
 def test_bad_shares_are_told(prove, shares, what):
     with pytest.raises(UsageError, match=what):
         sslcli.prune(two_layers(prove), image(), shares=shares)
+
+
+def test_a_share_of_layers_that_are_kept_is_a_contradiction(prove):
+    with pytest.raises(UsageError, match="of layers that are kept"):
+        sslcli.prune(two_layers(prove), image(), shares={"filter": 0.5}, keep=["conv1"])
