@@ -132,7 +132,7 @@ the small network is fine-tuned with the dense baseline as teacher, learning rat
         (
             Row("1 (baseline)", 17.9, "12.5-0-0; 0-0-0", "convnet", "baseline"),
             Row("2", 17.9, "50.0-28.1-1.6; 0-59.3-35.1", "convnet", "row2"),
-            Row("3", 16.9, "31.3-0-1.6; 0-42.8-9.8", "convnet", "row3"),
+            Row("3", 16.9, "31.3-0-1.6; 0-42.8-9.8", "convnet-row3", "row3"),
         ),
         """What is not as in the paper: training images are cropped and mirrored; 42 epochs with a cosine
 instead of 667; of the sparse model's groups the smallest are taken, as many as in the paper.""",
