@@ -15,6 +15,7 @@ CODES = {
     "UnknownShapeError": 3,
     "DataError": 3,
     "PlanError": 3,
+    "LayersGoneError": 3,
     "GraphError": 4,
     "TargetError": 5,
     "VerificationError": 6,

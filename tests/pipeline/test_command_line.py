@@ -32,7 +32,9 @@ def test_a_step_and_its_command_line_ask_for_the_same(path, tmp_path, monkeypatc
     for step in recipe.steps:
         request = _request(recipe, step, Path("runs"))
         monkeypatch.setitem(jobs.JOBS, step.uses, lambda got, *_: asked.append(got))
-        for source in (request.source, *request.others, getattr(request.settings.step, "baseline", None)):
+        step_options = request.settings.step
+        read = [getattr(step_options, name, None) for name in ("baseline", "teacher")]
+        for source in (request.source, *request.others, *read):
             if source is not None and not source.startswith("arch:"):
                 Path(source).parent.mkdir(parents=True, exist_ok=True)
                 Path(source).touch()

@@ -12,7 +12,7 @@ from sslcli.training.task import classification
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 6, 3, padding=1)
+        self.conv1 = nn.Conv2d(3, 6, 3, padding=1, bias=False)  # a bias before a norm has no gradient
         self.norm = nn.BatchNorm2d(6)
         self.conv2 = nn.Conv2d(6, 5, 3, stride=2)
         self.fc = nn.Linear(5, 4)
