@@ -57,6 +57,17 @@ def test_a_row_holds_where_error_and_every_layer_do(reproduce):
     assert line(page, "4") == "| 4 | 0.8 | 8.4-8.2 | 0.70 | 8.8-8.2 | no |"
 
 
+def test_an_error_is_that_of_both_halves_of_the_test_images_where_none_was_judged_by(reproduce):
+    one = run(0.007, (2, 50), (21, 41))
+    step = one["steps"][1]
+    step["metrics"]["validation"] = {"accuracy": 0.99}
+    step["data"] = {"validation_from": "test", "samples": {"train": 9, "validation": 3, "test": 1}}
+    step["with"] = {"keep": "last"}
+    assert "| 0.93 |" in line(reproduce.page({"lenet-shapes": [one]}, []), "4")
+    step["with"] = {}
+    assert "| 0.70 |" in line(reproduce.page({"lenet-shapes": [one]}, []), "4")
+
+
 def test_seeds_are_averaged_and_what_was_not_run_is_said(reproduce):
     runs = [run(0.006, (2, 50), (21, 41)), run(0.008, (2, 50), (21, 41), seed=1)]
     page = reproduce.page({"lenet-shapes": runs}, [])
