@@ -30,6 +30,7 @@ _LOOKS = 10  # per adjustment
 _MEMORY = 0.95  # of a group's worth, from look to look
 _ARRIVAL = 0.6  # share of the penalised phase after which all that must go is slated
 _SPARED = 10  # groups of the last choice that are looked at once more
+_NEARLY = 0.8  # share of what is to save that a group must save by its estimated cost to be tried
 _SLOWED = 0.3  # pace while the metric is too low
 _KILL = 2.0  # adjustments that a slated group survives
 _LOYALTY = 0.5  # factor of the price of groups that are slated already, so that few change sides
@@ -146,7 +147,7 @@ class TargetController:
             left = self.budget.left(parameters, gone)
             if not _above(left, self.target.left) < above:
                 break
-        return self._with(dead, self._spared(parameters, dead, chosen))
+        return self._with(dead, self._least(parameters, dead, chosen))
 
     def state(self) -> dict[str, Any]:
         """All that changes during a run."""
@@ -172,6 +173,48 @@ class TargetController:
             pace = _SLOWED if self.target.drop(signs.metrics) > 2 * self.target.max_drop + 1 else 1.0
         self.clock += pace * (signs.position - self._position)
         self._position, self._step_size = signs.position, signs.step_size
+
+    def _least(
+        self, parameters: Mapping[str, Tensor], dead: Sequence[Tensor], chosen: list[tuple[int, int]]
+    ) -> list[tuple[int, int]]:
+        """What is worth least of two ways to go no further than need be.
+
+        The last group of ``chosen`` is cheap for what it saves, which may be far more than is still to save:
+        a group less costly can do the rest in its place, or others can stay since it goes.
+        """
+        ways = [self._spared(parameters, dead, chosen)]
+        swapped = self._swapped(parameters, dead, chosen)
+        if swapped != chosen:
+            ways.append(self._spared(parameters, dead, swapped))
+        return min(ways, key=lambda way: sum(self._price(entry) for entry in way))
+
+    def _swapped(
+        self, parameters: Mapping[str, Tensor], dead: Sequence[Tensor], chosen: list[tuple[int, int]]
+    ) -> list[tuple[int, int]]:
+        """With the last group replaced by the least worthy one that does the rest too."""
+        if not chosen or not self._meets(parameters, self._with(dead, chosen)):
+            return chosen
+        *others, last = chosen
+        gone = self._with(dead, others)
+        left = self.budget.left(parameters, gone)
+        excess = {name: left[name] - limit for name, limit in self.target.left.items()}
+        enough = [
+            entry
+            for entry in self._order(gone, left)
+            if self._price(entry) < self._price(last)
+            and all(self.budget.costs[name][entry[0]] >= _NEARLY * value for name, value in excess.items())
+        ]
+        for entry in sorted(enough, key=self._price)[:_SPARED]:
+            if self._meets(parameters, self._with(gone, [entry])):
+                return [*others, entry]
+        return chosen
+
+    def _price(self, entry: tuple[int, int]) -> float:
+        """What the loss would miss in a group, in shares: twice the strength, half the price."""
+        number, group = entry
+        note = self.notes[number]
+        loyalty = _LOYALTY if bool(note.slated[group]) else 1.0
+        return loyalty * float(note.worth[group]) / self.weighted[number].strength
 
     def _spared(
         self, parameters: Mapping[str, Tensor], dead: Sequence[Tensor], chosen: list[tuple[int, int]]
