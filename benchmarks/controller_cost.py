@@ -22,11 +22,14 @@ import sslcli
 from sslcli.data import load_data
 from sslcli.errors import TargetError
 from sslcli.options.training import RegularizeOptions
-from sslcli.targeting import regularize
+from sslcli.targeting import latency, regularize
 from sslcli.targeting.controller import TargetController
-from sslcli.targeting.latency import Latency
 
-_CALLS = {TargetController: ("look", "adjust", "choose"), Latency: ("__init__",)}
+_CALLS: dict[Any, tuple[str, ...]] = {
+    TargetController: ("look", "adjust", "choose", "lacks"),
+    latency.Latency: ("measure",),
+    latency: ("measure_table",),
+}
 
 
 def main() -> int:
@@ -65,24 +68,31 @@ def main() -> int:
 
 
 def watch_calls() -> dict[str, float]:
-    """Seconds by call, filled in from now on."""
+    """Seconds by call, filled in from now on; a call within another counts with the outer one alone."""
     spent: dict[str, float] = {}
+    within: list[str] = []
     for owner, names in _CALLS.items():
         for name in names:
-            label = f"{owner.__name__}.{name}"
+            label = f"{owner.__name__.rpartition('.')[2]}.{name}"
             spent[label] = 0.0
-            setattr(owner, name, _timed(getattr(owner, name), label, spent))
+            setattr(owner, name, _timed(getattr(owner, name), label, spent, within))
     return spent
 
 
-def _timed(call: Callable[..., Any], label: str, spent: dict[str, float]) -> Callable[..., Any]:
+def _timed(
+    call: Callable[..., Any], label: str, spent: dict[str, float], within: list[str]
+) -> Callable[..., Any]:
     @functools.wraps(call)
     def wrapped(*given: Any, **named: Any) -> Any:
+        if within:
+            return call(*given, **named)
+        within.append(label)
         started = time.process_time()
         try:
             return call(*given, **named)
         finally:
             spent[label] += time.process_time() - started
+            within.pop()
 
     return wrapped
 

@@ -34,7 +34,7 @@ _NEARLY = 0.8  # share of what is to save that a group must save by its estimate
 _SLOWED = 0.3  # pace while the metric is too low
 _KILL = 2.0  # adjustments that a slated group survives
 _LOYALTY = 0.5  # factor of the price of groups that are slated already, so that few change sides
-_CORRECTIONS = 4  # measurements of the last choice at most
+_CORRECTIONS = 5  # measurements of the last choice at most
 _GROWTH = 1.25  # of the strength of a slated group that still lives, at each adjustment
 
 
@@ -105,15 +105,18 @@ class TargetController:
     def choose(self, parameters: Mapping[str, Tensor], step: int) -> list[Tensor]:
         """The groups that go for good: those that are zero, and the least worthy until the target is met.
 
-        Where part of the target is only estimated, the choice is measured and made again by it.
+        Where part of the target is only estimated, the choice is measured and made again by it; of those that
+        all missed, the nearest is taken.
         """
-        chosen = self._fewest(parameters)
+        ways: list[tuple[float, list[Tensor]]] = []
         for _ in range(_CORRECTIONS):
-            measured = self.budget.correct(parameters, chosen)
-            if all(value <= self.target.left.get(name, 1.0) for name, value in measured.items()):
-                break
             chosen = self._fewest(parameters)
-        return chosen
+            measured = self.budget.correct(parameters, chosen)
+            ratios = [value / self.target.left[name] for name, value in measured.items()]
+            if all(ratio <= 1 for ratio in ratios):
+                return chosen
+            ways.append((max(ratios), chosen))
+        return min(ways, key=lambda way: way[0])[1]
 
     def lacks(self, parameters: Mapping[str, Tensor], step: int) -> bool:
         """Whether the zero groups no longer meet what is counted of the target.
@@ -197,11 +200,12 @@ class TargetController:
         *others, last = chosen
         gone = self._with(dead, others)
         left = self.budget.left(parameters, gone)
+        price = self._price(last)
         excess = {name: left[name] - limit for name, limit in self.target.left.items()}
         enough = [
             entry
             for entry in self._order(gone, left)
-            if self._price(entry) < self._price(last)
+            if self._price(entry) < price
             and all(self.budget.costs[name][entry[0]] >= _NEARLY * value for name, value in excess.items())
         ]
         for entry in sorted(enough, key=self._price)[:_SPARED]:

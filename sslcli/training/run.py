@@ -224,6 +224,7 @@ class Run:
         if self.controller is None or not place.phase.penalised or self.step % self.controller.every:
             return
         lr = place.phase.lr * lr_factor(self.options, place.phase_epoch, place.phase_epochs)
+        self.world.share_buffers(self.model)  # what a removed filter leaves behind depends on its norm's
         signs = Signs(
             step=self.step,
             position=place.phase_epoch / place.phase_epochs,

@@ -16,7 +16,10 @@ from sslcli.targeting.groups import weighted_sets
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.rglob("*.yaml"))
-PAPER = {"alexnet", "alexnet-filter2d", "convnet", "lenet-filters", "lenet-shapes", "mlp", "resnet20-depth"}
+PAPER = {
+    *("alexnet", "alexnet-filter2d", "convnet", "convnet-row3", "lenet-filters", "lenet-shapes", "mlp"),
+    *("resnet20-depth", "resnet32-depth"),
+}
 
 
 def read(name, tmp_path, *overrides):

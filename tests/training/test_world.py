@@ -44,15 +44,44 @@ with joined("cpu") as world:
                folder / f"final{world.rank}.pt")
 """
 
+LOOKING = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+import conftest
+from pathlib import Path
+from sslcli.data.source import DataSource
+from sslcli.options.training import RegularizeOptions
+from sslcli.training.loop import fit
+from sslcli.training.world import joined
+torch.set_num_threads(1)
+torch.manual_seed(0)
+net, seen = conftest.Net(norm=True), []
+data = DataSource("blobs", conftest.Blobs(96, noisy=True), conftest.Blobs(47, 1), None, None, (1, 8, 8))
+class Looking:
+    every, look_every = 2, 2
+    def look(self, parameters): pass
+    def penalties(self): return []
+    def adjust(self, signs):
+        seen.append(torch.cat([net.bn.running_mean, net.bn.running_var]))
+        return []
+    def choose(self, parameters, step): return []
+    def lacks(self, parameters, step): return False
+    def state(self): return {}
+    def restore(self, state): pass
+with joined("cpu") as world:
+    fit(net, None, data, RegularizeOptions(epochs=2), batch_size=16, controller=Looking(), world=world)
+    torch.save(torch.stack(seen), Path(sys.argv[2]) / f"final{world.rank}.pt")
+"""
 
-def launch(folder, count, steps=10**6, dtype="float64"):
+
+def launch(folder, count, steps=10**6, dtype="float64", script=SCRIPT):
     """Run the script in ``count`` processes as torchrun would; their exit codes and errors."""
     folder.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(folder), str(steps), dtype]
+    command = [sys.executable, "-c", script, str(Path(__file__).parent), str(folder), str(steps), dtype]
     processes = [
         subprocess.Popen(
             command,
@@ -109,6 +138,15 @@ def test_zero_groups_are_the_same_on_all_processes_in_single_precision(tmp_path)
     assert codes == [0, 0], errors
     first, second = finals(tmp_path / "many", 2)
     assert all(torch.equal(first["model"][n], second["model"][n]) for n in first["model"])
+
+
+def test_controllers_see_the_same_statistics_on_all_processes(tmp_path):
+    """What is left without a filter depends on its norm, so the choices of two processes could differ."""
+    codes, errors = launch(tmp_path / "two", 2, script=LOOKING)
+    assert codes == [0, 0], errors
+    first, second = finals(tmp_path / "two", 2)
+    assert torch.equal(first, second)
+    assert not torch.equal(first[1], first[-1])
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
