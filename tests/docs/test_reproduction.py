@@ -75,11 +75,42 @@ def test_seeds_are_averaged_and_what_was_not_run_is_said(reproduce):
     assert line(page, "5") == "| 5 | 1 | 1.4-2.8 | not run |  |  |"
 
 
+def test_a_target_shows_what_it_asked_for_what_it_reached_and_the_measured_latency(reproduce):
+    def goal(seed, reached, faster):
+        sparse = {
+            "id": "half-latency-sparse",
+            "uses": "regularize",
+            "seconds": 120.0,
+            "epochs": 3,
+            "with": {"target": {"latency": 0.5}, "max_drop": 0.5},
+            "reached": {"latency": reached, "drop": 0.1},
+            "metrics": {"test": {"accuracy": 0.99}},
+        }
+        bench = {"id": "speed", "uses": "bench", "seconds": 9.0, "speedup": {"value": faster}}
+        return {**run(0, (1, 1), (1, 1), seed), "steps": [sparse, bench]}
+
+    page = reproduce.page({"lenet-targets": [goal(0, 0.48, 2.0), goal(1, 0.5, 2.5)]}, [])
+    (row,) = [text for text in page.splitlines() if "half-latency-sparse:" in text]
+    assert "latency=0.5, max_drop=0.5 (2 seeds)" in row
+    assert "| latency 0.490 ± 0.014, drop 0.100 ± 0.000 | 1.00 ± 0.00 | 0.450 ± 0.071 | 0 | 3 | 2.0 " in row
+
+
 def test_a_run_is_collected_from_its_records(reproduce, tmp_path):
     folder = tmp_path / "run" / "baseline"
     folder.mkdir(parents=True)
     shape = {"macs": 5, "layers": [{**run(0, (1, 1), (1, 1))["steps"][0]["layers"][0], "shape": [1, 1]}]}
-    result = {"metrics": {"test": {"accuracy": 0.9}}, "epochs": 2, "shape": shape, "history": ["long"]}
+    rows = [
+        {"layer": None, "ratio": None},
+        {"layer": "conv1", "ratio": {"value": 3}},
+        {"layer": None, "ratio": {"value": 2}},
+    ]
+    result = {
+        "metrics": {"test": {"accuracy": 0.9}},
+        "epochs": 2,
+        "shape": shape,
+        "history": ["long"],
+        "rows": rows,
+    }
     record = {"id": "baseline", "uses": "train", "given": {"epochs": 2}, "seconds": 1.23, "result": result}
     (folder / "step.json").write_text(json.dumps(record))
     found = reproduce.collect(tmp_path / "run", "r.yaml", "a note")
@@ -89,3 +120,4 @@ def test_a_run_is_collected_from_its_records(reproduce, tmp_path):
     assert step["layers"][0]["columns"] == 25
     assert "shape" not in step["layers"][0]
     assert "history" not in step
+    assert step["speedup"] == {"value": 2}
