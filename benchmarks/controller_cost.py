@@ -3,7 +3,8 @@
 A run to a target is timed whole, and in it every call of the controller; process time, so that other work of
 the machine does not count. A latency target's table and its measurements are counted too.
 
-    python benchmarks/controller_cost.py [--arch lenet] [--data mnist] [--target macs=0.25] [--fail-over 0.05]
+    python benchmarks/controller_cost.py [--arch lenet] [--data mnist] [--target macs=0.25]
+        [--structure filter --structure shape] [--fail-over 0.05]
 """
 
 from __future__ import annotations
@@ -39,7 +40,12 @@ def main() -> int:
     data = load_data(asked.data, root=asked.data_root)
     name, _, fraction = asked.target.partition("=")
     options = RegularizeOptions.model_validate(
-        {"epochs": asked.epochs, "finetune_epochs": 1, "target": {name: float(fraction)}}
+        {
+            "epochs": asked.epochs,
+            "finetune_epochs": 1,
+            "target": {name: float(fraction)},
+            "structures": [{"name": name, "strength": 1.0} for name in asked.structure],
+        }
     )
     spent = watch_calls()
     started = time.process_time()
@@ -53,6 +59,7 @@ def main() -> int:
         "network": asked.arch,
         "data": asked.data,
         "target": asked.target,
+        "structures": asked.structure,
         "epochs": asked.epochs + 1,
         "batch": asked.batch,
         "threads": asked.threads,
@@ -103,6 +110,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", default="mnist-5k")
     parser.add_argument("--data-root", default=None)
     parser.add_argument("--target", default="macs=0.25")
+    parser.add_argument("--structure", action="append", default=[])
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)

@@ -218,7 +218,7 @@ def _step(record: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("epochs", "metrics", "reached", "macs_before", "macs_after", "macs_packed"):
         if result.get(key):
             found[key] = result[key]
-    whole = [row["ratio"] for row in result.get("rows") or () if row["layer"] is None and row["ratio"]]
+    whole = [row["speedup"] for row in result.get("rows") or () if row["layer"] is None and row["speedup"]]
     if whole:
         found["speedup"] = whole[0]
     data = result.get("data") or {}
@@ -367,7 +367,7 @@ def _goal(sparse: str, found: Sequence[tuple[Mapping[str, Any], Mapping[str, Any
         f"{name} {_spread([step['reached'][name] for step in steps], 3)}" for name in steps[0]["reached"]
     ]
     errors = _spread([100 * (1 - step["metrics"]["test"]["accuracy"]) for step in steps], 2)
-    latency = _spread([1 / bench["speedup"]["value"] for _, bench in found], 3)
+    latency = _spread([1 / bench["speedup"] for _, bench in found], 3)
     minutes = _spread([step["seconds"] / 60 for step in steps], 1)
     drop = steps[0]["with"]["max_drop"]
     return (

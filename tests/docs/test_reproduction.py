@@ -86,7 +86,7 @@ def test_a_target_shows_what_it_asked_for_what_it_reached_and_the_measured_laten
             "reached": {"latency": reached, "drop": 0.1},
             "metrics": {"test": {"accuracy": 0.99}},
         }
-        bench = {"id": "speed", "uses": "bench", "seconds": 9.0, "speedup": {"value": faster}}
+        bench = {"id": "speed", "uses": "bench", "seconds": 9.0, "speedup": faster}
         return {**run(0, (1, 1), (1, 1), seed), "steps": [sparse, bench]}
 
     page = reproduce.page({"lenet-targets": [goal(0, 0.48, 2.0), goal(1, 0.5, 2.5)]}, [])
@@ -100,9 +100,9 @@ def test_a_run_is_collected_from_its_records(reproduce, tmp_path):
     folder.mkdir(parents=True)
     shape = {"macs": 5, "layers": [{**run(0, (1, 1), (1, 1))["steps"][0]["layers"][0], "shape": [1, 1]}]}
     rows = [
-        {"layer": None, "ratio": None},
-        {"layer": "conv1", "ratio": {"value": 3}},
-        {"layer": None, "ratio": {"value": 2}},
+        {"name": "baseline", "layer": None, "speedup": None},
+        {"name": "quarter", "layer": "conv1", "speedup": 3.0},
+        {"name": "quarter", "layer": None, "speedup": 2.0},
     ]
     result = {
         "metrics": {"test": {"accuracy": 0.9}},
@@ -120,4 +120,4 @@ def test_a_run_is_collected_from_its_records(reproduce, tmp_path):
     assert step["layers"][0]["columns"] == 25
     assert "shape" not in step["layers"][0]
     assert "history" not in step
-    assert step["speedup"] == {"value": 2}
+    assert step["speedup"] == 2.0
