@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # what test files import from here: forked
 
 from forked import Server
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a script's shell has it in what it starts with &
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
