@@ -135,10 +135,15 @@ class Latency:
         """The times of the layers; all processes ask at the same place."""
         table = None
         if self.world.writes:
-            table = measure_table(self.dense, self.example, self.structure, columns=self.columns)
+            table = measure_table(self.exported, self.structure, columns=self.columns)
         shared = self.world.share(table)
         assert shared is not None
         return shared
+
+    @functools.cached_property
+    def exported(self) -> onnx.ModelProto:
+        """The dense model, exported once: an export takes longer than what is timed of it."""
+        return lower(export_onnx(self.dense, self.example), choice="dense").model
 
     def estimate(self, found: Cut, weights: Mapping[str, Tensor]) -> float:
         """The latency that a cut would leave, as a fraction of the dense one."""
@@ -168,24 +173,20 @@ class Latency:
             with torch.no_grad():
                 for name, parameter in small.named_parameters():
                     parameter.copy_(weights.get(name, parameter))
-            found = measured(self.dense, small, self.example)
+            found = measured(self.exported, small, self.example)
         found = self.world.share(found)
         assert found is not None
         return found
 
 
-def measure_table(
-    model: nn.Module, example: tuple[Any, ...], structure: Structure, *, columns: bool = False
-) -> LatencyTable:
+def measure_table(proto: onnx.ModelProto, structure: Structure, *, columns: bool = False) -> LatencyTable:
     """Time the layers of a model on this host, one thread, batch 1.
 
     Args:
-        model: left as it is.
-        example: inputs that it can be traced with.
+        proto: the model, exported dense; left as it is.
         structure: of the network, whose layers are looked for in the exported model.
         columns: time lowerings of layers with dead columns too.
     """
-    proto = lower(export_onnx(model, example), choice="dense").model
     whole = _median_ms(time_models([proto.SerializeToString()], _WHOLE)[0].samples.ns)
     found, _ = match_layers(shaped_graph(proto.SerializeToString(), _WHOLE), [])
     pieces = {pair.base.name: onnx.ModelProto.FromString(pair.base.model) for pair in found}
@@ -202,13 +203,11 @@ def measure_table(
     return LatencyTable(layers, whole)
 
 
-def measured(dense: nn.Module, small: nn.Module, example: tuple[Any, ...]) -> float:
+def measured(dense: onnx.ModelProto, small: nn.Module, example: tuple[Any, ...]) -> float:
     """Latency of ``small``, pruned and exported, as a fraction of that of ``dense``, measured in turns."""
     pruned = prune(small, example, threshold=0.0)
-    protos = [
-        lower(export_onnx(dense, example), choice="dense").model,
-        lower(export_onnx(pruned.model, pruned.example), settings=_LOWERED).model,
-    ]
+    cut = lower(export_onnx(pruned.model, pruned.example), settings=_LOWERED).model
+    protos = [dense, cut]
     base, other = time_models([proto.SerializeToString() for proto in protos], _WHOLE)
     return 1 / paired_ratio(base.samples.ns, other.samples.ns).value
 
