@@ -61,7 +61,8 @@ class TrainOptions(Options):
         2.0, description="Temperature of the teacher's probabilities, 0.05 to 100."
     )
     amp: Literal["off", "auto", "bf16", "fp16"] = Field(
-        "off", description="Mixed precision; auto: what the device has, off on CPU."
+        "off",
+        description="Mixed precision; auto: what the device has (on a CPU bf16 if it has AMX, else off).",
     )
     freeze_zeros: bool | None = Field(
         None,

@@ -16,7 +16,7 @@ from sslcli.options.training import TrainOptions
 from sslcli.sparsity.penalty import WeightedSet
 from sslcli.sparsity.zeros import count_zeros
 from sslcli.training.control import Controller
-from sslcli.training.evaluate import mode, to_device
+from sslcli.training.evaluate import device_of, mode, to_device
 from sslcli.training.failure import CollapsedError
 from sslcli.training.keeper import Keeper, options_identity
 from sslcli.training.progress import Observer, Progress
@@ -25,6 +25,7 @@ from sslcli.training.run import Run, Watch
 from sslcli.training.settings import torch_settings_kept
 from sslcli.training.signals import requests
 from sslcli.training.state import digest
+from sslcli.training.step import amp_dtype
 from sslcli.training.task import Task, check_teacher, classification
 from sslcli.training.world import ALONE, World
 
@@ -113,6 +114,7 @@ def fit(
     whole_identity = {
         **options_identity(options),
         "batch_size": str(batch_size),
+        "precision": str(amp_dtype(options.amp, device_of(model))),
         "seed": str(seed),
         "data": str(data.describe()),
         "penalties": _penalty_identity(penalties),

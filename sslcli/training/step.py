@@ -150,15 +150,20 @@ def _laid_out(model: nn.Module, options: TrainOptions) -> nn.Module:
 def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     """The reduced precision that ``--amp`` means on a device; None for full precision.
 
+    On a CPU ``auto`` is bf16 where there are matrix units for it (AMX); other CPUs would be slower by it.
+
     Raises:
         DeviceError: fp16 was asked for on the CPU, where gradients cannot be scaled.
     """
     if amp == "auto" and device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if amp == "auto" and device.type == "cpu":
+        tell = getattr(torch.cpu, "get_capabilities", dict)  # older releases of torch do not tell
+        return torch.bfloat16 if tell().get("amx_bf16") else None
     if amp == "bf16":
         return torch.bfloat16
     if amp == "fp16":
         if device.type != "cuda":
-            raise DeviceError("--amp fp16 needs a CUDA device", "use --amp auto, which is off on the CPU")
+            raise DeviceError("--amp fp16 needs a CUDA device", "use --amp auto: what the device has")
         return torch.float16
     return None
