@@ -108,6 +108,31 @@ def candidates(
     return sorted([*found, *grown.values()], key=lambda candidate: candidate.score)
 
 
+def in_turn(
+    structure: Structure, layers: Sequence[Reader], scores: Tensor, keep: Sequence[str]
+) -> Iterator[Tensor]:
+    """Units that can go one set after the other, by increasing score: none is in two sets.
+
+    Candidates may share units, as where grouped convolutions of different widths meet; each set here is the
+    least that every constraint allows once those before it have gone.
+
+    Args:
+        structure: the network.
+        layers: its readers.
+        scores: from ``importance``.
+        keep: globs of layers that lose no filter.
+    """
+    growth = _Growth(structure, scores, _blocked(structure, layers, keep))
+    gone = torch.zeros(structure.units.count, dtype=torch.bool)
+    for candidate in candidates(structure, layers, scores, keep):
+        units: Tensor | None = candidate.units[~gone[candidate.units]]
+        if units is not None and 0 < len(units) < len(candidate.units):
+            units = growth.grow(units, gone)
+        if units is not None and len(units):
+            gone[units] = True
+            yield units
+
+
 def _alone(structure: Structure, layers: Sequence[Reader], growth: _Growth) -> list[Candidate]:
     """The filters that nothing else has to go with."""
     empty = torch.zeros(0, dtype=torch.int64)
@@ -174,11 +199,14 @@ class _Growth:
         self.touched[list(self.touching)] = True
         self._chosen = torch.zeros(structure.units.count, dtype=torch.bool)
 
-    def grow(self, seed: Tensor) -> Tensor | None:
-        """The least closed set around ``seed``; None if it reaches a unit that must stay."""
+    def grow(self, seed: Tensor, gone: Tensor | None = None) -> Tensor | None:
+        """The least closed set around ``seed``, where ``gone`` (bool by unit) have gone; without those.
+
+        None if it reaches a unit that must stay.
+        """
         if bool(self.blocked[seed].any()):
             return None
-        chosen = self._chosen
+        chosen = self._chosen if gone is None else gone.clone()
         chosen[seed] = True
         members, queue = set(seed.tolist()), list(seed.tolist())
         try:

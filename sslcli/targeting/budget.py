@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sslcli.graph.groups import GroupSet
 from sslcli.sparsity.zeros import zero_masks
+from sslcli.targeting.bundles import Bundle, Bundler
 from sslcli.targeting.latency import Latency, LatencyTable
 from sslcli.targeting.left import Watch
 
@@ -23,14 +24,22 @@ class Budget:
         sets: the group sets.
         watch: parameters -> fractions of the original that pruning would leave.
         latency: where ``watch`` estimates it: what measures it, so that the estimates can be corrected.
+        bundler: says which groups go together; None: each goes by itself.
 
     Attributes:
-        costs: name of a fraction -> what one group of each set makes of it.
+        costs: name of a fraction -> what one group of each set makes of it, as a part of its bundle.
         corrections: name of a fraction -> measured / estimated.
     """
 
-    def __init__(self, sets: Sequence[GroupSet], watch: Watch, latency: Latency | None = None) -> None:
+    def __init__(
+        self,
+        sets: Sequence[GroupSet],
+        watch: Watch,
+        latency: Latency | None = None,
+        bundler: Bundler | None = None,
+    ) -> None:
         self.sets, self.watch, self.latency = list(sets), watch, latency
+        self.bundler = bundler or Bundler(None, sets)
         self.costs: dict[str, list[float]] = {}
         self.corrections: dict[str, float] = {}
         self._refreshed = -1
@@ -78,13 +87,13 @@ class Budget:
             self.correct(parameters, gone)
         whole = self.left(parameters, gone)
         self.costs = {name: [] for name in whole}
-        for number in range(len(self.sets)):
-            without, removed = self._without_some(parameters, gone, number)
+        for bundles in self._living(gone):
+            without, removed = self._without_some(parameters, gone, bundles)
             for name, value in whole.items():
                 self.costs[name].append(max(0.0, value - without[name]) / removed)
 
     def burden(self, number: int, target: Mapping[str, float], left: Mapping[str, float]) -> float:
-        """What one group of a set costs, in shares of what has to go.
+        """What one group of a set costs, in shares of what has to go, as a part of its bundle.
 
         Of several targets each counts by how much is above its limit: that is how fast the group's going
         lessens the sum of squares of what is above. A target that is nearly met, or that asks for little,
@@ -101,6 +110,10 @@ class Budget:
         weights = {name: value / total if total > 0 else 1.0 for name, value in above.items()}
         whole = sum(weights[name] * (1 - limit) for name, limit in target.items())
         return sum(weights[name] * self.costs[name][number] for name in target) / max(whole, 1e-6)
+
+    def saving(self, name: str, bundle: Bundle) -> float:
+        """How much of a fraction a bundle is, by the costs of its groups."""
+        return sum(self.costs[name][number] for number, _ in bundle)
 
     def state(self) -> dict[str, Any]:
         """All that changes during a run."""
@@ -119,16 +132,27 @@ class Budget:
         if self.latency is not None:  # times vary from one measurement to the next, a run must not
             self.latency.table = LatencyTable.from_json(state["table"])
 
+    def _living(self, gone: Sequence[Tensor]) -> list[list[Bundle]]:
+        """By set, the bundles with a group of it that is still there."""
+        unpriced = [torch.zeros(group_set.count) for group_set in self.sets]
+        there = [set(torch.nonzero(~mask).reshape(-1).tolist()) for mask in gone]
+        living: list[list[Bundle]] = [[] for _ in self.sets]
+        for bundle in self.bundler.bundles(unpriced, gone):
+            for number in dict.fromkeys(number for number, group in bundle if group in there[number]):
+                living[number].append(bundle)
+        return living
+
     def _without_some(
-        self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], number: int
+        self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], bundles: Sequence[Bundle]
     ) -> tuple[dict[str, float], int]:
-        """What would be left without a quarter of a set's live groups, and how many those are.
+        """What would be left without a quarter of the bundles of a set, and how many groups that takes.
 
         One group alone may save nothing: under a padded convolution the first constant channel stays and
-        carries the constants of all that follow.
+        carries the constants of all that follow. Nor may some groups of a bundle, so whole ones go.
         """
-        live = torch.nonzero(~gone[number]).reshape(-1)
-        count = max(1, len(live) // 4)
         marked = [mask.clone() for mask in gone]
-        marked[number][live[:count]] = True
-        return self.left(parameters, marked), count
+        for bundle in bundles[: max(1, len(bundles) // 4)]:
+            for number, group in bundle:
+                marked[number][group] = True
+        taken = sum(int((after & ~before).sum()) for after, before in zip(marked, gone, strict=True))
+        return self.left(parameters, marked), max(1, taken)

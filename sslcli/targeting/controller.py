@@ -4,7 +4,8 @@ At every look it estimates what each group is worth, sum over its elements of (w
 adjustment it (1) moves the fraction that may be left along a line from 1 to the target, (2) slates the groups
 that are worth least for what they cost until the rest would fit, and (3) gives each slated group the
 strength that takes its norm to zero in a fixed number of steps. A group that the loss defends regains worth
-and is let go for another. Where the metric has fallen too far, the line is followed more slowly.
+and is let go for another. Where the metric has fallen too far, the line is followed more slowly. Groups that
+save something only together, around grouped convolutions, are weighed and slated as one (``bundles``).
 
 Reference:
     Molchanov et al., "Importance estimation for neural network pruning", 2019 (worth from first-order terms);
@@ -20,9 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sslcli.graph.groups import GroupSet
 from sslcli.sparsity.bound import bind, group_norms, group_zeros
 from sslcli.sparsity.penalty import WeightedSet
 from sslcli.targeting.budget import Budget
+from sslcli.targeting.bundles import Bundle
 from sslcli.targeting.target import Target
 from sslcli.training.control import Signs
 
@@ -134,7 +137,7 @@ class TargetController:
         """
         gone = dead = self._dead(parameters)
         self.budget.refresh(parameters, dead, 1.0)
-        chosen: list[tuple[int, int]] = []
+        chosen: list[Bundle] = []
         left = self.budget.left(parameters, gone)
         while above := _above(left, self.target.left):
             order = self._order(gone, left)
@@ -178,23 +181,23 @@ class TargetController:
         self._position, self._step_size = signs.position, signs.step_size
 
     def _least(
-        self, parameters: Mapping[str, Tensor], dead: Sequence[Tensor], chosen: list[tuple[int, int]]
-    ) -> list[tuple[int, int]]:
+        self, parameters: Mapping[str, Tensor], dead: Sequence[Tensor], chosen: list[Bundle]
+    ) -> list[Bundle]:
         """What is worth least of two ways to go no further than need be.
 
-        The last group of ``chosen`` is cheap for what it saves, which may be far more than is still to save:
-        a group less costly can do the rest in its place, or others can stay since it goes.
+        The last of ``chosen`` is cheap for what it saves, which may be far more than is still to save:
+        one less costly can do the rest in its place, or others can stay since it goes.
         """
         ways = [self._spared(parameters, dead, chosen)]
         swapped = self._swapped(parameters, dead, chosen)
         if swapped != chosen:
             ways.append(self._spared(parameters, dead, swapped))
-        return min(ways, key=lambda way: sum(self._price(entry) for entry in way))
+        return min(ways, key=lambda way: sum(map(self._price, way)))
 
     def _swapped(
-        self, parameters: Mapping[str, Tensor], dead: Sequence[Tensor], chosen: list[tuple[int, int]]
-    ) -> list[tuple[int, int]]:
-        """With the last group replaced by the least worthy one that does the rest too."""
+        self, parameters: Mapping[str, Tensor], dead: Sequence[Tensor], chosen: list[Bundle]
+    ) -> list[Bundle]:
+        """With the last replaced by the least worthy one that does the rest too."""
         if not chosen or not self._meets(parameters, self._with(dead, chosen)):
             return chosen
         *others, last = chosen
@@ -203,29 +206,32 @@ class TargetController:
         price = self._price(last)
         excess = {name: left[name] - limit for name, limit in self.target.left.items()}
         enough = [
-            entry
-            for entry in self._order(gone, left)
-            if self._price(entry) < price
-            and all(self.budget.costs[name][entry[0]] >= _NEARLY * value for name, value in excess.items())
+            bundle
+            for bundle in self._order(gone, left)
+            if self._price(bundle) < price
+            and all(self.budget.saving(name, bundle) >= _NEARLY * value for name, value in excess.items())
         ]
-        for entry in sorted(enough, key=self._price)[:_SPARED]:
-            if self._meets(parameters, self._with(gone, [entry])):
-                return [*others, entry]
+        for bundle in sorted(enough, key=self._price)[:_SPARED]:
+            if self._meets(parameters, self._with(gone, [bundle])):
+                return [*others, bundle]
         return chosen
 
-    def _price(self, entry: tuple[int, int]) -> float:
-        """What the loss would miss in a group, in shares: twice the strength, half the price."""
-        number, group = entry
+    def _price(self, bundle: Bundle) -> float:
+        """What the loss would miss without a bundle, in shares."""
+        return sum(float(self._prices(number)[group]) for number, group in bundle)
+
+    def _prices(self, number: int) -> Tensor:
+        """What the loss would miss in each group of a set, in shares: twice the strength, half the price."""
         note = self.notes[number]
-        loyalty = _LOYALTY if bool(note.slated[group]) else 1.0
-        return loyalty * float(note.worth[group]) / self.weighted[number].strength
+        price = torch.where(note.slated, _LOYALTY, 1.0) * note.worth
+        return price / self.weighted[number].strength
 
     def _spared(
-        self, parameters: Mapping[str, Tensor], dead: Sequence[Tensor], chosen: list[tuple[int, int]]
-    ) -> list[tuple[int, int]]:
-        """Without the worthiest groups that need not go, since a cheaper one did the rest."""
-        for entry in chosen[::-1][1 : _SPARED + 1]:
-            fewer = [other for other in chosen if other != entry]
+        self, parameters: Mapping[str, Tensor], dead: Sequence[Tensor], chosen: list[Bundle]
+    ) -> list[Bundle]:
+        """Without the worthiest that need not go, since a cheaper one did the rest."""
+        for bundle in chosen[::-1][1 : _SPARED + 1]:
+            fewer = [other for other in chosen if other != bundle]
             if self._meets(parameters, self._with(dead, fewer)):
                 chosen = fewer
         return chosen
@@ -237,14 +243,14 @@ class TargetController:
         """Choose anew what has to go for ``allowed``; costs are linear, so errors are made good next time."""
         gone = self._dead(parameters)
         left = self.budget.left(parameters, gone)
-        chosen: list[tuple[int, int]] | None = None
+        chosen: list[Bundle] | None = None
         while chosen != [] and _above(left, allowed):
             chosen, before = [], _above(left, self.target.left)
-            for number, group in self._order(gone, left):
+            for bundle in self._order(gone, left):
                 if not _above(left, allowed) or _above(left, self.target.left) != before:
                     break  # enough for now, or what is left to do is ordered anew
-                chosen.append((number, group))
-                left = {name: value - self.budget.costs[name][number] for name, value in left.items()}
+                chosen.append(bundle)
+                left = {name: value - self.budget.saving(name, bundle) for name, value in left.items()}
             gone = self._with(gone, chosen)
         for note, slated in zip(self.notes, gone, strict=True):
             note.slated = slated
@@ -264,29 +270,37 @@ class TargetController:
         mean = float(strengths[note.slated].mean()) if bool(note.slated.any()) else 0.0
         return replace(weighted, strength=mean, shares=strengths / mean if mean > 0 else None)
 
-    def _order(self, gone: Sequence[Tensor], left: Mapping[str, float]) -> list[tuple[int, int]]:
-        """Groups that are not ``gone`` and may go, (set, group), the least worthy for their cost first."""
-        entries: list[tuple[float, int, int]] = []
-        for number, (weighted, note) in enumerate(zip(self.weighted, self.notes, strict=True)):
-            cost = self.budget.burden(number, self.target.left, left) * weighted.strength
-            if cost <= 0:
-                continue
-            price = torch.where(note.slated, _LOYALTY, 1.0) * note.worth / cost
-            live = torch.nonzero(~gone[number]).reshape(-1)
-            if weighted.group_set.structure != "depth" and len(live):
-                # the worthiest stays, so that no layer goes entirely
-                live = live[live != live[price[live].argmax()]]
-            entries += [(float(price[group]), number, int(group)) for group in live.tolist()]
-        return [(number, group) for _, number, group in sorted(entries)]
+    def _order(self, gone: Sequence[Tensor], left: Mapping[str, float]) -> list[Bundle]:
+        """Bundles that are not all ``gone`` and may go, the least worthy for their cost first."""
+        prices = [self._prices(number) for number in range(len(self.sets))]
+        burdens = [self.budget.burden(number, self.target.left, left) for number in range(len(self.sets))]
+        stays = [_worthiest(*each) for each in zip(self.sets, prices, gone, strict=True)]
+        values, away = [price.tolist() for price in prices], [mask.tolist() for mask in gone]
+        entries: list[tuple[float, Bundle]] = []
+        for bundle in self.budget.bundler.bundles(prices, gone):
+            there = [(number, group) for number, group in bundle if not away[number][group]]
+            cost = sum(burdens[number] for number, _ in bundle)
+            if there and cost > 0 and all(stays[number] != group for number, group in there):
+                entries.append((sum(values[number][group] for number, group in there) / cost, bundle))
+        return [bundle for _, bundle in sorted(entries)]
 
     def _dead(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
         return [group_zeros(bind(parameters, group_set)).cpu() for group_set in self.sets]
 
-    def _with(self, dead: Sequence[Tensor], chosen: Sequence[tuple[int, int]]) -> list[Tensor]:
+    def _with(self, dead: Sequence[Tensor], chosen: Sequence[Bundle]) -> list[Tensor]:
         marked = [mask.clone() for mask in dead]
-        for number, group in chosen:
-            marked[number][group] = True
+        for bundle in chosen:
+            for number, group in bundle:
+                marked[number][group] = True
         return marked
+
+
+def _worthiest(group_set: GroupSet, prices: Tensor, gone: Tensor) -> int | None:
+    """The group of a set that stays, so that no layer goes entirely; None where it may."""
+    live = torch.nonzero(~gone).reshape(-1)
+    if group_set.structure == "depth" or not len(live):
+        return None
+    return int(live[prices[live].argmax()])
 
 
 def _above(left: Mapping[str, float], limits: Mapping[str, float]) -> set[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from sslcli.graph.ops import bind, shape_of
 from sslcli.graph.readers import Reader, readers
 from sslcli.graph.slots import Structure
 from sslcli.surgery.cut import Cut, count, cut, macs_of, taken
@@ -72,13 +73,35 @@ def live_share(found: Cut, layer: Reader, weights: Mapping[str, Tensor]) -> floa
 
 
 def live(found: Cut, layer: Reader, weights: Mapping[str, Tensor]) -> Tensor:
-    """Which of a layer's weights are not zero after a cut, bool (groups, filters, columns) per group.
-
-    Of a grouped convolution the zeros count, but not what only the cut takes.
-    """
-    kept = found.of(found.structure.program.placeholder(layer.name)) if layer.groups == 1 else {}
-    values = taken(weights[layer.name], kept) != 0
+    """Which weights that a cut leaves of a layer are not zero, bool (groups, filters, columns) per group."""
+    values = weights[layer.name] != 0
+    if layer.groups == 1:
+        values = taken(values, found.of(found.structure.program.placeholder(layer.name)))
     values = values.flatten(2) if values.dim() > 2 else values.unsqueeze(2)
+    grouped = values.reshape(layer.groups, -1, *values.shape[1:])
     if layer.kind == "conv_transpose":
-        values = values.reshape(layer.groups, -1, *values.shape[1:]).transpose(1, 2).flatten(0, 1)
-    return values.reshape(layer.groups, -1, values.shape[1] * values.shape[2])
+        grouped = grouped.transpose(1, 2)
+    if layer.groups > 1:
+        grouped = _of_groups(found, layer, grouped)
+    return grouped.flatten(2)
+
+
+def _of_groups(found: Cut, layer: Reader, values: Tensor) -> Tensor:
+    """What a cut leaves of the weights (groups, filters, channels, taps) of a grouped convolution.
+
+    The groups that stay have equal widths.
+    """
+    rows = _staying(found, layer.node).reshape(layer.groups, -1)
+    columns = _staying(found, bind(layer.node)["input"]).reshape(layer.groups, -1)
+    left = values[rows.unsqueeze(2) & columns.unsqueeze(1)]
+    groups = max(int(rows.any(1).sum()), 1)
+    return left.reshape(groups, int(rows.sum()) // groups, -1, values.shape[3])
+
+
+def _staying(found: Cut, node: fx.Node) -> Tensor:
+    """Which channels of a node a cut leaves, bool (channels,)."""
+    kept = found.of(node).get(1)
+    stays = torch.full((shape_of(node)[1],), kept is None)
+    if kept is not None:
+        stays[kept] = True
+    return stays

@@ -21,6 +21,7 @@ from sslcli.options.training import RegularizeOptions, TrainOptions, completed, 
 from sslcli.sparsity.penalty import WeightedSet
 from sslcli.sparsity.zeros import zero_groups, zero_masks
 from sslcli.targeting.budget import Budget
+from sslcli.targeting.bundles import Bundler
 from sslcli.targeting.controller import TargetController
 from sslcli.targeting.groups import recorded_sets, weighted_sets, zero_counts
 from sslcli.targeting.latency import Latency
@@ -161,7 +162,9 @@ def regularize(
     if latency is not None and not _goes_on(options, state_path, world):
         _ = latency.table  # measured now, since within the run it would count as training
     watch = watcher(structure, None if latency is None else latency.estimate, trained)
-    budget = Budget([weighted.group_set for weighted in penalties], watch, latency)
+    sets = [weighted.group_set for weighted in penalties]
+    bundler = Bundler(structure, sets, [weighted.strength > 0 for weighted in penalties])
+    budget = Budget(sets, watch, latency, bundler)
     target = _target(trained, task, source, options, world)
     controller: TargetController | Replay | None = replay
     if controller is None and target is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -158,7 +158,9 @@ def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     if amp == "auto" and device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if amp == "auto" and device.type == "cpu":
-        tell = getattr(torch.cpu, "get_capabilities", dict)  # older releases of torch do not tell
+        tell: Callable[[], Mapping[str, object]] = getattr(
+            torch.cpu, "get_capabilities", dict
+        )  # not in older ones
         return torch.bfloat16 if tell().get("amx_bf16") else None
     if amp == "bf16":
         return torch.bfloat16

@@ -1,3 +1,6 @@
+import copy
+
+import pytest
 import torch
 from torch import nn
 
@@ -47,6 +50,40 @@ def test_a_grouped_convolution_is_packed_group_by_group():
     left = watched(net, (torch.randn(2, 4, 5, 5),))
     conv, fc = 8 * 18 * 9, 2 * 72
     assert left["macs_packed"] == (conv - 4 * 9 + fc) / (conv + fc)
+
+
+def between(layer):
+    """A layer of 12 channels between others that may lose filters."""
+    return nn.Sequential(
+        nn.Conv2d(2, 12, 3), nn.ReLU(), layer, nn.ReLU(), nn.Conv2d(12, 4, 3), nn.Flatten(), nn.LazyLinear(2)
+    )
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(12, 12, 3, groups=3),
+        nn.Conv2d(12, 12, 3, groups=12),
+        nn.Conv2d(12, 12, 1, groups=6),
+        nn.ConvTranspose2d(12, 12, 3, groups=3),
+    ],
+    ids=["groups", "depthwise", "pairs", "transposed"],
+)
+@pytest.mark.parametrize("gone", [(0, 4, 8), (0, 1, 4, 5, 8, 9), (0, 1, 2, 3), (5,)])
+def test_fractions_of_grouped_convolutions_are_those_of_pruning(layer, gone):
+    """What reads removed filters is not counted, though it is not zero; nor are zeros among the others."""
+    torch.manual_seed(0)
+    net, example = between(copy.deepcopy(layer)).eval(), (torch.randn(2, 2, 9, 9),)
+    net(*example)
+    with torch.no_grad():
+        net[0].weight[list(gone)] = 0
+        net[0].bias[list(gone)] = 0
+        net[2].weight[6, :, 0, 0] = 0
+        net[4].weight[:, 3, 1, 1] = 0
+    left, report = watched(net, example), prune(net, example, threshold=0.0).report
+    assert left["macs"] == report.macs_after / report.macs_before
+    assert left["macs_packed"] == report.macs_packed / report.macs_before
+    assert left["params"] == report.params_after / report.params_before
 
 
 def test_statistics_of_norms_count_as_training_left_them():

@@ -1,0 +1,127 @@
+"""Bundles: groups that save something only when they go together.
+
+Where a grouped convolution reads or writes filters, the groups that it leaves have equal widths: one filter
+less in one of them saves nothing. A bundle takes the least worthy filter of each of its groups, on both sides
+and in every grouped convolution that the same filters meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sslcli.graph.groups import GroupSet
+from sslcli.graph.readers import Reader, readers
+from sslcli.graph.slots import Structure
+from sslcli.surgery.candidates import in_turn
+
+Bundle = tuple[tuple[int, int], ...]  # (number of the set, number of the group), each
+
+_KINDS = ("filter", "channel")  # structures whose groups are whole units
+
+
+class Bundler:
+    """Finds the bundles of a network.
+
+    Args:
+        structure: of the network; None: every group goes by itself.
+        sets: the group sets.
+        free: whether the groups of each set may go; None: all may.
+    """
+
+    def __init__(
+        self, structure: Structure | None, sets: Sequence[GroupSet], free: Sequence[bool] | None = None
+    ) -> None:
+        self.sets, self.free = list(sets), list(free or [True] * len(sets))
+        self._kinds: list[_Kind] = []
+        if structure is not None and structure.grouped:
+            layers = readers(structure)
+            for name in _KINDS:
+                numbers = [n for n, s in enumerate(sets) if self.free[n] and s.structure == name]
+                kind = _Kind(structure, layers, {n: _units(structure, layers, sets[n]) for n in numbers})
+                if kind.bundled:
+                    self._kinds.append(kind)
+
+    def bundles(self, price: Sequence[Tensor], gone: Sequence[Tensor]) -> list[Bundle]:
+        """All groups that may go, each in one bundle; those that nothing else must go with are alone in it.
+
+        Args:
+            price: of each group by set, at least 0; of each convolution group the cheapest go together.
+            gone: bool by set, groups that are on their way out; what is left of their bundle comes first.
+        """
+        found: list[Bundle] = []
+        taken = [torch.zeros(group_set.count, dtype=torch.bool) for group_set in self.sets]
+        for kind in self._kinds:
+            found += kind.bundles(price, gone)
+        for bundle in found:
+            for number, group in bundle:
+                taken[number][group] = True
+        for number, (mask, free) in enumerate(zip(taken, self.free, strict=True)):
+            alone = torch.nonzero(~mask).reshape(-1).tolist() if free else []
+            found += [((number, group),) for group in alone]
+        return found
+
+
+class _Kind:
+    """The sets of one structure whose groups are units.
+
+    Args:
+        structure: of the network.
+        layers: its readers.
+        units: the unit that each group is, by the number of its set; -1 for none.
+    """
+
+    def __init__(self, structure: Structure, layers: Sequence[Reader], units: dict[int, Tensor]) -> None:
+        self.structure, self.layers, self.units = structure, layers, units
+        count = structure.units.count
+        self._owner, self._place = torch.full((count,), -1), torch.full((count,), -1)
+        for number, own in units.items():
+            known = own >= 0
+            self._owner[own[known]] = number
+            self._place[own[known]] = torch.nonzero(known).reshape(-1)
+        self._grouped = torch.zeros(count, dtype=torch.bool)
+        for convolution in structure.grouped:
+            for array in (convolution.inputs, convolution.outputs):
+                self._grouped[structure.units.find(array.reshape(-1))] = True
+        self.bundled = bool((self._grouped & (self._owner >= 0)).any())
+        whole = structure.units.all_pinned() | (self._owner >= 0)
+        self._keep = [layer.layer for layer in layers if not bool(whole[self._rows(layer)].all())]
+
+    def bundles(self, price: Sequence[Tensor], gone: Sequence[Tensor]) -> list[Bundle]:
+        """The bundles around grouped convolutions, the cheapest first."""
+        scores = torch.full((self.structure.units.count,), torch.nan, dtype=torch.float64)
+        for number, units in self.units.items():
+            known = units >= 0
+            value = torch.where(gone[number], -1.0, price[number].cpu().double())
+            scores[units[known]] = value[known]
+        found = []
+        for together in in_turn(self.structure, self.layers, scores, self._keep):
+            units = together[self._owner[together] >= 0]
+            if len(units) and bool(self._grouped[units].any()):
+                found.append(
+                    tuple(zip(self._owner[units].tolist(), self._place[units].tolist(), strict=True))
+                )
+        return found
+
+    def _rows(self, layer: Reader) -> Tensor:
+        return self.structure.units.find(layer.rows[layer.rows >= 0])
+
+
+def _units(structure: Structure, layers: Sequence[Reader], group_set: GroupSet) -> Tensor:
+    """The unit that each group of a set is, (count,); -1 for none."""
+    known: dict[str, Tensor] = {}
+    for layer in layers:
+        if group_set.structure == "channel":
+            known.setdefault(layer.name, layer.columns)
+        else:
+            scaled = layer.scale is not None and layer.kind != "conv_transpose"
+            known.setdefault(str(layer.scale) if scaled else layer.name, layer.rows)
+    found = torch.full((group_set.count,), -1)
+    for view in group_set.views:
+        units = known[view.name]
+        index = torch.arange(group_set.count) if view.index is None else view.index.reshape(-1)
+        there = (index >= 0) & (units >= 0)
+        found[index[there]] = structure.units.find(units[there])
+    return found
