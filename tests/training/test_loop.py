@@ -13,6 +13,7 @@ from sslcli.sparsity.penalty import WeightedSet
 from sslcli.sparsity.zeros import zero_groups
 from sslcli.training.evaluate import measure
 from sslcli.training.loop import fit
+from sslcli.training.step import amp_dtype
 
 
 def same(a, b):
@@ -231,6 +232,18 @@ def test_bf16_trains_on_the_cpu(net, data):
     result = fit(net, None, data, TrainOptions(epochs=4, lr=0.05, amp="bf16"), batch_size=16)
     assert result.metrics["accuracy"] > 0.8
     assert net.conv1.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("amx", "dtype"), [(True, torch.bfloat16), (False, None)])
+def test_automatic_precision_on_a_cpu_asks_for_matrix_units(amx, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx}, raising=False)
+    assert amp_dtype("auto", torch.device("cpu")) == dtype
+    assert amp_dtype("off", torch.device("cpu")) is None
+
+
+def test_releases_of_torch_that_do_not_tell_stay_in_full_precision(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert amp_dtype("auto", torch.device("cpu")) is None
 
 
 def test_auxiliary_heads_are_trained_too(data):

@@ -123,6 +123,14 @@ def test_another_model_is_noticed(run, make_net, data, sets, tmp_path):
         fit(net, None, data, sparse(), batch_size=16, penalties=penalties, state_path=tmp_path / "state")
 
 
+def test_a_machine_of_another_precision_is_noticed(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    run(sparse(amp="auto"), tmp_path / "state")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    with pytest.raises(UsageError, match="precision was None and is torch"):
+        run(sparse(amp="auto"), tmp_path / "state")
+
+
 def test_how_often_the_state_is_saved_may_change(run, tmp_path):
     run(sparse(), tmp_path / "state")
     _, result = run(sparse(save_every_steps=3), tmp_path / "state")
