@@ -34,7 +34,7 @@ _MEMORY = 0.95  # of a group's worth, from look to look
 _ARRIVAL = 0.6  # share of the penalised phase after which all that must go is slated
 _SPARED = 10  # groups of the last choice that are looked at once more
 _NEARLY = 0.8  # share of what is to save that a group must save by its estimated cost to be tried
-_SLOWED = 0.3  # pace while the metric is too low
+_SLOWED = 0.3  # pace while the metric is too low; strengths do not grow meanwhile
 _KILL = 2.0  # adjustments that a slated group survives
 _LOYALTY = 0.5  # factor of the price of groups that are slated already, so that few change sides
 _CORRECTIONS = 5  # measurements of the last choice at most
@@ -90,7 +90,7 @@ class TargetController:
 
     def adjust(self, signs: Signs) -> list[WeightedSet]:
         """Slate groups for the place of the run, and give the penalty that removes them."""
-        self._advance(signs)
+        slowed = self._advance(signs)
         if signs.step >= self.every:
             allowed = {
                 name: 1 - (1 - limit) * min(1.0, self.clock / _ARRIVAL)
@@ -98,7 +98,7 @@ class TargetController:
             }
             self.budget.refresh(signs.parameters, [note.slated for note in self.notes], self.clock)
             self._slate(signs.parameters, allowed)
-            self._press(signs)
+            self._press(signs, 1.0 if slowed else _GROWTH)
         return self.penalties()
 
     def penalties(self) -> list[WeightedSet]:
@@ -172,13 +172,15 @@ class TargetController:
         self._step_size = state["step_size"]
         self.budget.restore(state["budget"])
 
-    def _advance(self, signs: Signs) -> None:
-        pace = 1.0
+    def _advance(self, signs: Signs) -> bool:
+        """Move the clock; whether it goes slowly since the metric has fallen too far."""
+        slowed = False
         if signs.metrics and self.target.max_drop is not None:
             # fine-tuning recovers part of a drop, so more than the limit is allowed on the way
-            pace = _SLOWED if self.target.drop(signs.metrics) > 2 * self.target.max_drop + 1 else 1.0
-        self.clock += pace * (signs.position - self._position)
+            slowed = self.target.drop(signs.metrics) > 2 * self.target.max_drop + 1
+        self.clock += (_SLOWED if slowed else 1.0) * (signs.position - self._position)
         self._position, self._step_size = signs.position, signs.step_size
+        return slowed
 
     def _least(
         self, parameters: Mapping[str, Tensor], dead: Sequence[Tensor], chosen: list[Bundle]
@@ -255,12 +257,12 @@ class TargetController:
         for note, slated in zip(self.notes, gone, strict=True):
             note.slated = slated
 
-    def _press(self, signs: Signs) -> None:
-        """Give every slated group the loss of norm per step that kills it in time."""
+    def _press(self, signs: Signs, growth: float) -> None:
+        """Give slated groups the loss of norm per step that kills them in time, and old ones ``growth``."""
         for group_set, note in zip(self.sets, self.notes, strict=True):
             norms = group_norms(bind(signs.parameters, group_set)).float().cpu()
             needed = norms / (_KILL * self.every)
-            grown = torch.where(norms > 0, note.limits * _GROWTH, note.limits)
+            grown = torch.where(norms > 0, note.limits * growth, note.limits)
             note.limits = torch.where(note.slated, torch.maximum(needed, grown), 0.0)
 
     def _penalty(self, weighted: WeightedSet, note: Group) -> WeightedSet:

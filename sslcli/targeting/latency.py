@@ -115,6 +115,8 @@ class Latency:
         structure: of the network.
         columns: whether dead columns may count.
         world: processes that train together; one of them measures for all.
+        live: model whose buffers count as they are at each measurement (the statistics of norms decide what a
+            removed filter leaves behind); default: those of ``model``.
     """
 
     def __init__(
@@ -125,8 +127,10 @@ class Latency:
         *,
         columns: bool = False,
         world: World = ALONE,
+        live: nn.Module | None = None,
     ) -> None:
         self.dense, self.example, self.world = copy.deepcopy(model).cpu().eval(), example, world
+        self.live = live
         self.structure, self.columns = structure, columns
         self.layers = readers(structure)
 
@@ -173,6 +177,9 @@ class Latency:
             with torch.no_grad():
                 for name, parameter in small.named_parameters():
                     parameter.copy_(weights.get(name, parameter))
+                buffers = {} if self.live is None else dict(self.live.named_buffers())
+                for name, buffer in small.named_buffers():
+                    buffer.copy_(buffers.get(name, buffer))
             found = measured(self.exported, small, self.example)
         found = self.world.share(found)
         assert found is not None

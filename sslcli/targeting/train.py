@@ -158,7 +158,7 @@ def regularize(
     if options.replay is not None:
         told = given(options, batch_size, seed)
         replay = Replay(penalties, read_course(Path(options.replay), penalties, steps, told))
-    latency = None if replay is not None else _latency(model, example, structure, options, world)
+    latency = None if replay is not None else _latency(model, example, structure, options, world, trained)
     if latency is not None and not _goes_on(options, state_path, world):
         _ = latency.table  # measured now, since within the run it would count as training
     watch = watcher(structure, None if latency is None else latency.estimate, trained)
@@ -210,13 +210,18 @@ def _target(
         return None
     metrics = evaluate(model, task, data.split("validation"), world=world)
     name = task.metric_name if task is not None else "accuracy"
-    columns = any(entry.name in _COLUMNS for entry in options.structures)
+    columns = _columns_go(options)
     left = {
         _counted(str(fraction), columns): limit
         for fraction, limit in options.target.items()
         if fraction != "latency" or options.replay is None  # a replay measures nothing
     }
     return Target(left, options.max_drop, metrics[name], name)
+
+
+def _columns_go(options: RegularizeOptions) -> bool:
+    """Whether columns or 2D kernels may go, anywhere."""
+    return any(entry.name in _COLUMNS and entry.strength > 0 for entry in options.structures)
 
 
 def _counted(fraction: str, columns: bool) -> str:
@@ -234,11 +239,11 @@ def _latency(
     structure: Structure,
     options: RegularizeOptions,
     world: World,
+    live: nn.Module,
 ) -> Latency | None:
     if "latency" not in options.target:
         return None
-    columns = any(entry.name in _COLUMNS for entry in options.structures)
-    return Latency(model, example, structure, columns=columns, world=world)
+    return Latency(model, example, structure, columns=_columns_go(options), world=world, live=live)
 
 
 def _goes_on(options: RegularizeOptions, state_path: Path | None, world: World) -> bool:

@@ -20,6 +20,7 @@ from sslcli.targeting.budget import Budget
 from sslcli.targeting.controller import TargetController
 from sslcli.targeting.left import watcher
 from sslcli.targeting.target import Target
+from sslcli.training.control import Signs
 from sslcli.training.evaluate import evaluate, measure
 from sslcli.training.progress import MetricsFile
 from sslcli.training.state import write_state
@@ -137,6 +138,33 @@ def test_sets_of_strength_zero_are_left_whole(trained, data, example):
     )  # fmt: skip
     assert "conv1" not in result.zero_groups["filter"]
     assert result.model.conv1.weight.flatten(1).any(1).all()
+
+
+def test_a_fallen_metric_slows_the_pace_and_holds_the_strengths(trained, example):
+    """5 points down where 1 may be lost: 0.3 of the pace, fewer groups slated, none pressed harder."""
+    structure = analyse(normalise(trace(trained, example)))
+    weighted = [WeightedSet(found, 1.0) for found in find_groups(structure, "filter")]
+    parameters, limits, slated, clocks = dict(trained.named_parameters()), {}, {}, {}
+    for name, accuracy in (("well", 0.9), ("fallen", 0.85)):
+        budget = Budget([entry.group_set for entry in weighted], watcher(structure))
+        controller = TargetController(weighted, Target({"macs": 0.3}, 1.0, 0.9), budget, 60)
+        for note in controller.notes:
+            note.worth.copy_(torch.linspace(1.0, 2.0, len(note.worth)))
+        signs = [Signs(60, 0.2, 0.1, parameters), Signs(90, 0.4, 0.1, parameters, {"accuracy": accuracy})]
+        for each in signs:
+            controller.adjust(each)
+            limits.setdefault(name, []).append(torch.cat([note.limits for note in controller.notes]))
+        clocks[name] = controller.clock
+        slated[name] = sum(int(note.slated.sum()) for note in controller.notes)
+    assert clocks == pytest.approx({"well": 0.4, "fallen": 0.2 + 0.3 * 0.2})
+    assert slated["fallen"] < slated["well"]
+    before, after = limits["fallen"]
+    both = (before > 0) & (after > 0)
+    assert bool(both.any())
+    assert torch.equal(after[both], before[both])
+    before, after = limits["well"]
+    both = (before > 0) & (after > 0)
+    assert torch.allclose(after[both], 1.25 * before[both])
 
 
 def test_an_unreachable_target_keeps_the_nearest(trained, data, example):

@@ -1,7 +1,9 @@
+import copy
 import signal
 
 import pytest
 import torch
+from torch import nn
 
 from sslcli.errors import Interrupted
 from sslcli.graph.normalise import normalise
@@ -109,6 +111,22 @@ def test_a_continued_run_does_not_measure_the_table_again(
     assert len(calls) == 1
     regularize(trained, example, data, options=options, batch_size=16)
     assert len(calls) == 2
+
+
+def test_what_is_measured_has_the_statistics_of_norms_as_training_left_them(monkeypatch):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)).eval()
+    live, seen = copy.deepcopy(net), []
+    with torch.no_grad():
+        live[1].running_mean += 1.0
+        live[0].weight[0] = 0
+    monkeypatch.setattr(Latency, "exported", None)
+    monkeypatch.setattr(module, "measured", lambda exported, small, example: seen.append(small) or 0.5)
+    monkeypatch.setattr(module, "readers", lambda structure: [])
+    latency = Latency(net, (), None, live=live)
+    assert latency.measure(dict(live.named_parameters())) == 0.5
+    assert torch.equal(seen[0][1].running_mean, torch.ones(4))
+    assert not bool(seen[0][0].weight[0].any())
+    assert not bool(net[1].running_mean.any())
 
 
 @pytest.mark.slow
