@@ -353,7 +353,7 @@ def _targets(runs: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, A
         "share of the dense one's. The resnet20 checkpoint has learned all of the training data, so half of",
         "the test images judge and the other half test, on which the checkpoint itself has 8.18 % wrong.",
         "Pruning that network leaves 68.6 % of the MACs as executed; the others that went are those of dead",
-        "columns, which a lowering can leave out. dense.pt2 is what `sslcli prune resnet20.th --arch resnet20`",
+        "columns, which a lowering can leave out. dense.pt2 is what `prune resnet20.th --arch resnet20`",
         "makes of the checkpoint, which takes nothing away. lenet.pt2 is the `baseline` of",
         "`recipes/lenet-targets.yaml`.",
         "",
