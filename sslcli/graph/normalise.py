@@ -19,7 +19,7 @@ from sslcli.graph.slots import run_op
 
 aten = torch.ops.aten
 _MOVES = frozenset(
-    {"view", "_unsafe_view", "reshape", "permute", "transpose", "contiguous", "clone", "flatten"}
+    {"view", "_unsafe_view", "reshape", "unflatten", "permute", "transpose", "contiguous", "clone", "flatten"}
 )
 
 

@@ -276,6 +276,7 @@ def _grouped(
     for facet in weight:
         if facet.shape[1] > 1:
             units.pin(facet, GROUPED_COLUMNS)
+    _same_columns(build, node, channels)
     if transposed:
         units.unite(first, channels)
         filters = units.fresh(shape_of(node)[1])
@@ -287,6 +288,14 @@ def _grouped(
     else:
         build.grouped.append(Grouped(node, ins, outs))
     return [axis_array(filters, 1, rank)]
+
+
+def _same_columns(build: Builder, node: fx.Node, channels: Tensor) -> None:
+    """The weight of a grouped convolution has no column facet: all uses of one lose the same channels."""
+    weight = bind(node)["weight"]
+    for other in build.grouped_uses.setdefault(weight, []):
+        build.units.unite(channels, other)
+    build.grouped_uses[weight].append(channels)
 
 
 GROUPED_COLUMNS = "columns of a grouped convolution are cut group by group"

@@ -76,6 +76,7 @@ class Builder:
         self.facets: dict[fx.Node, list[Facets]] = {}
         self.links: list[Link] = []
         self.grouped: list[Grouped] = []
+        self.grouped_uses: dict[fx.Node, list[Tensor]] = {}  # weight -> the channels that each use reads
         self.unknown: list[fx.Node] = []
         self.heads: list[Tensor] = []
         self.weights = program.weights()

@@ -88,7 +88,12 @@ def candidates(
         keep: globs of layers that lose no filter.
     """
     growth = _Growth(structure, scores, _blocked(structure, layers, keep))
-    found = _alone(structure, layers, growth)
+    found = [*_alone(structure, layers, growth), *_grown(structure, layers, growth)]
+    return sorted(found, key=lambda candidate: candidate.score)
+
+
+def _grown(structure: Structure, layers: Sequence[Reader], growth: _Growth) -> list[Candidate]:
+    """The sets that constraints hold together."""
     grown: dict[bytes, Candidate] = {}
     tried: set[bytes] = set()
     covered = torch.zeros(structure.units.count, dtype=torch.int64)  # by the last family that grew over it
@@ -101,36 +106,38 @@ def candidates(
         if units is None:
             continue
         covered[units] = family
-        own = scores[units]
+        own = growth.scores[units]
         own = own[~own.isnan()]
         if len(own):
             grown.setdefault(units.numpy().tobytes(), Candidate(units, float(own.mean())))
-    return sorted([*found, *grown.values()], key=lambda candidate: candidate.score)
+    return list(grown.values())
 
 
 def in_turn(
-    structure: Structure, layers: Sequence[Reader], scores: Tensor, keep: Sequence[str]
+    structure: Structure, layers: Sequence[Reader], scores: Tensor, blocked: Tensor
 ) -> Iterator[Tensor]:
-    """Units that can go one set after the other, by increasing score: none is in two sets.
+    """Sets of units that constraints hold together and that can go one after the other; none share a unit.
 
-    Candidates may share units, as where grouped convolutions of different widths meet; each set here is the
-    least that every constraint allows once those before it have gone.
+    Candidates may share units, as where grouped convolutions of different widths meet. They are gone through
+    by increasing score; of one that shares units with those before it, the others are grown to what every
+    constraint allows once those have gone.
 
     Args:
         structure: the network.
         layers: its readers.
-        scores: from ``importance``.
-        keep: globs of layers that lose no filter.
+        scores: by unit; NaN without any.
+        blocked: bool by unit, those that stay.
     """
-    growth = _Growth(structure, scores, _blocked(structure, layers, keep))
+    growth = _Growth(structure, scores, blocked)
     gone = torch.zeros(structure.units.count, dtype=torch.bool)
-    for candidate in candidates(structure, layers, scores, keep):
-        units: Tensor | None = candidate.units[~gone[candidate.units]]
-        if units is not None and 0 < len(units) < len(candidate.units):
-            units = growth.grow(units, gone)
-        if units is not None and len(units):
-            gone[units] = True
-            yield units
+    for candidate in sorted(_grown(structure, layers, growth), key=lambda candidate: candidate.score):
+        found: Tensor | None = candidate.units
+        rest = candidate.units[~gone[candidate.units]]
+        if len(rest) < len(candidate.units):
+            found = growth.grow(rest, gone) if len(rest) else None
+        if found is not None:
+            gone[found] = True
+            yield found
 
 
 def _alone(structure: Structure, layers: Sequence[Reader], growth: _Growth) -> list[Candidate]:
@@ -159,19 +166,85 @@ def _seeds(structure: Structure, layers: Sequence[Reader], growth: _Growth) -> I
             for place in range(array.shape[axis]):
                 yield family, torch.unique(array.select(axis, place))
     bundled = torch.zeros(structure.units.count, dtype=torch.bool)
-    for inputs, outputs in growth.grouped:
-        for array in (inputs, outputs):
-            bundled[array] = True
-            order = growth.scores[array].nan_to_num(0.0).argsort(1)
-            ranked = array.gather(1, order)
-            family += 1
-            for rank in range(array.shape[1]):
-                yield family, torch.unique(ranked[:, rank])
+    for array in (array for pair in growth.grouped for array in pair):
+        bundled[array] = True
+    for seeds in _of_convolution_groups(growth):
+        family += 1
+        yield from ((family, seed) for seed in seeds)
     for layer in layers:
         rows = torch.unique(structure.units.find(layer.rows[layer.rows >= 0]))
         free = growth.touched[rows] & ~growth.joint[rows] & ~bundled[rows] & ~growth.blocked[rows]
         chosen, family = rows[free], family + 1
         yield from ((family, chosen[i : i + 1]) for i in range(len(chosen)))
+
+
+def _of_convolution_groups(growth: _Growth) -> Iterator[list[Tensor]]:
+    """Seeds that take as much from every convolution group, by side of a grouped convolution.
+
+    1. Where the groups of a side are one unit wide, a whole convolution group is a seed.
+    2. Where a shuffle crosses the groups of two convolutions of as many, a seed is even in both (matchings).
+    3. Else it has one unit of every convolution group, by rank.
+    """
+    sides: dict[bytes, list[Tensor]] = {}
+    for array in (array for pair in growth.grouped for array in pair):
+        sides.setdefault(array.reshape(-1).sort().values.numpy().tobytes(), []).append(array)
+    for arrays in sides.values():
+        first = arrays[0]
+        others = [other for other in arrays if other.shape == first.shape and _crosses(first, other)]
+        if first.shape[1] > 1 and others:
+            yield _matchings(first, others[0], growth)
+            arrays = [array for array in arrays if array.shape != first.shape]
+        for array in arrays:
+            ranked = array.gather(1, growth.price(array).argsort(1))
+            yield [torch.unique(seed) for seed in (ranked if array.shape[1] == 1 else ranked.T)]
+
+
+def _crosses(first: Tensor, other: Tensor) -> bool:
+    """Whether the rows of two arrays of the same units, each there once, are other sets of them."""
+    same = torch.equal(other.sort(1).values, first.sort(1).values)
+    return not same and len(torch.unique(first)) == first.numel()
+
+
+def _matchings(first: Tensor, second: Tensor, growth: _Growth) -> list[Tensor]:
+    """Sets with one unit of every row of ``first`` and of ``second``, cheap ones first.
+
+    With the rows of both as the two sides and the units as edges this is a regular bipartite multigraph, in
+    which a perfect matching always exists, also once some have been taken out. Each is found by augmenting
+    paths that try cheap units first.
+
+    Reference:
+        Konig, "Uber Graphen und ihre Anwendung auf Determinantentheorie und Mengenlehre", 1916.
+    """
+    row = {unit: number for number, units in enumerate(second.tolist()) for unit in units}
+    edges = first.gather(1, growth.price(first).argsort(1)).tolist()
+    found = []
+    for _ in range(first.shape[1]):
+        matched: dict[int, tuple[int, int]] = {}  # row of second -> row of first, unit
+        for number in range(len(edges)):
+            _augment(number, edges, row, matched, set())
+        taken = {unit for _, unit in matched.values()}
+        found.append(torch.tensor(sorted(taken)))
+        edges = [[unit for unit in units if unit not in taken] for units in edges]
+    return found
+
+
+def _augment(
+    number: int,
+    edges: Sequence[Sequence[int]],
+    row: Mapping[int, int],
+    matched: dict[int, tuple[int, int]],
+    tried: set[int],
+) -> bool:
+    """Match one row more, moving others where that makes room."""
+    for unit in edges[number]:
+        other = row[unit]
+        if other in tried:
+            continue
+        tried.add(other)
+        if other not in matched or _augment(matched[other][0], edges, row, matched, tried):
+            matched[other] = number, unit
+            return True
+    return False
 
 
 class _Growth:
@@ -199,6 +272,10 @@ class _Growth:
         self.touched[list(self.touching)] = True
         self._chosen = torch.zeros(structure.units.count, dtype=torch.bool)
 
+    def price(self, units: Tensor) -> Tensor:
+        """What units are ranked by: their score, 0 without any; those that must stay come last."""
+        return torch.where(self.blocked[units], torch.inf, self.scores[units].nan_to_num(0.0))
+
     def grow(self, seed: Tensor, gone: Tensor | None = None) -> Tensor | None:
         """The least closed set around ``seed``, where ``gone`` (bool by unit) have gone; without those.
 
@@ -216,7 +293,7 @@ class _Growth:
 
     def _closed(self, members: set[int], queue: list[int], chosen: Tensor) -> Tensor | None:
         while queue:
-            work = {key for unit in queue for key in self.touching.get(unit, ())}
+            work = sorted({key for unit in queue for key in self.touching.get(unit, ())})
             queue = []
             for kind, number in work:
                 for unit in self._missing(kind, number, chosen):
@@ -234,15 +311,20 @@ class _Growth:
             return _hyperplanes(self.rigid[number], chosen)
         if kind == "link":
             return _rows(self.links[number], chosen)
-        return [unit for array in self.grouped[number] for unit in self._balanced(array, chosen)]
+        inputs, outputs = self.grouped[number]
+        whole = chosen[inputs].all(1) | chosen[outputs].all(1)  # convolution groups that go, both sides
+        sides = torch.cat([inputs[whole].reshape(-1), outputs[whole].reshape(-1)])
+        missing: list[int] = sides[~chosen[sides]].tolist()
+        return missing + [u for array in (inputs, outputs) for u in self._balanced(array[~whole], chosen)]
 
     def _balanced(self, array: Tensor, chosen: Tensor) -> list[int]:
+        """What is missing so that every row, a convolution group that stays, has lost as many units."""
         taken = chosen[array].sum(1)
-        most = int(taken.max())
+        most = int(taken.max()) if len(taken) else 0
         missing = []
         for group in torch.nonzero(taken < most).reshape(-1).tolist():
             free = array[group][~chosen[array[group]]]
-            order = self.scores[free].nan_to_num(0.0).argsort()
+            order = self.price(free).argsort()
             missing += free[order[: most - int(taken[group])]].tolist()
         return missing
 

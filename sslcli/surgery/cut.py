@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from sslcli.graph.ops import bind, factors, is_tensor, kind_of, shape_of
+from sslcli.graph.ops import bind, factors, is_tensor, kind_of, op_name, shape_of
 from sslcli.graph.slots import Structure
 from sslcli.surgery.known import Values
 from sslcli.surgery.need import Folding, Needs
@@ -236,14 +236,14 @@ class Remaining:
 
 def count(found: Cut | None, structure: Structure) -> Remaining:
     """Count a network as it is (``found`` None) or as a cut would leave it."""
-    macs, used = 0, set[fx.Node]()
+    macs, used, sources = 0, set[fx.Node](), _weight_sources(structure)
     batch = max(structure.program.batch_hint, 1)
     for node in structure.nodes:
         if node.op != "call_function" or not isinstance(node.meta.get("val"), torch.Tensor):
             continue
         if found is not None and (not found.is_needed(node) or found.is_constant(node)):
             continue
-        used.update(source for source in node.all_input_nodes if source.op == "placeholder")
+        used.update(*(sources[source] for source in node.all_input_nodes if source in sources))
         macs += macs_of(node, found)
     params = 0
     names = structure.program.names()
@@ -253,7 +253,55 @@ def count(found: Cut | None, structure: Structure) -> Remaining:
             params += math.prod(found.size(node) if found is not None else shape_of(node))
             if found is not None:
                 params -= _grouped_away(node, found)
+    if found is not None and found.needs is not None:
+        params += sum(found.size(node)[_channel(node)] for node in _new_biases(found))
     return Remaining(macs // batch, params)
+
+
+def removed_constants(found: Cut, folding: Folding) -> Tensor:
+    """Which of a reader's constant channels a cut removes, bool (C,)."""
+    unit = channel_units(found.structure, folding.source, folding.axis)
+    if unit is None:
+        return torch.zeros_like(folding.channels)
+    return folding.channels & ~found.alive[unit]
+
+
+def running_mean_behind(found: Cut, node: fx.Node) -> fx.Node | None:
+    """The running mean of a batch norm that alone reads ``node`` and alone owns that mean."""
+    users = list(node.users)
+    if len(users) != 1 or op_name(users[0]) != "batch_norm" or bind(users[0])["input"] is not node:
+        return None
+    mean = bind(users[0])["running_mean"]
+    owned = isinstance(mean, fx.Node) and mean in found.structure.program.names() and len(mean.users) == 1
+    return mean if owned else None
+
+
+def _new_biases(found: Cut) -> set[fx.Node]:
+    """Readers without a bias that get one, since no batch norm behind them can take up the constants."""
+    return {
+        folding.node
+        for folding in found.needs.foldings
+        if folding.uniform
+        and bind(folding.node)["bias"] is None
+        and found.is_needed(folding.node)
+        and not found.is_constant(folding.node)
+        and bool(removed_constants(found, folding).any())
+        and running_mean_behind(found, folding.node) is None
+    }
+
+
+def _channel(node: fx.Node) -> int:
+    return -1 if kind_of(node) == "linear" else 1
+
+
+def _weight_sources(structure: Structure) -> dict[fx.Node, set[fx.Node]]:
+    """The weights that every weight, and every value computed of weights alone, comes from."""
+    found: dict[fx.Node, set[fx.Node]] = {node: {node} for node in structure.program.names()}
+    for node in structure.nodes:
+        inputs = node.all_input_nodes
+        if node.op == "call_function" and inputs and all(source in found for source in inputs):
+            found[node] = set[fx.Node]().union(*(found[source] for source in inputs))
+    return found
 
 
 def parameter_names(structure: Structure) -> set[str]:

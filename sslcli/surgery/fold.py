@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
-from sslcli.graph.ops import bind, kind_of, op_name
-from sslcli.surgery.cut import Cut, channel_units
+from sslcli.graph.ops import bind, kind_of
+from sslcli.surgery.cut import Cut, removed_constants, running_mean_behind
 from sslcli.surgery.known import conv_matrices
 from sslcli.surgery.need import Folding
 
@@ -31,7 +31,7 @@ def fold(found: Cut) -> Folded:
     """Let every reader take up the constants of the channels that a cut removes."""
     folded = Folded()
     for folding in found.needs.foldings:
-        removed = _removed(found, folding)
+        removed = removed_constants(found, folding)
         if not bool(removed.any()):
             continue
         if folding.uniform:
@@ -39,13 +39,6 @@ def fold(found: Cut) -> Folded:
         else:
             _into_channel(found, folding, removed, folded)
     return folded
-
-
-def _removed(found: Cut, folding: Folding) -> Tensor:
-    unit = channel_units(found.structure, folding.source, folding.axis)
-    if unit is None:
-        return torch.zeros_like(folding.channels)
-    return folding.channels & ~found.alive[unit]
 
 
 def _into_bias(found: Cut, folding: Folding, removed: Tensor, folded: Folded) -> None:
@@ -62,21 +55,11 @@ def _into_bias(found: Cut, folding: Folding, removed: Tensor, folded: Folded) ->
     if arguments["bias"] is not None:
         _add(found, folded, names[arguments["bias"]], added)
         return
-    mean = _running_mean_behind(found, folding.node)
+    mean = running_mean_behind(found, folding.node)
     if mean is not None:
         _add(found, folded, names[mean], -added)
     else:
         folded.new_bias[folding.node] = folded.new_bias.get(folding.node, 0.0) + added
-
-
-def _running_mean_behind(found: Cut, node: fx.Node) -> fx.Node | None:
-    """The running mean of a batch norm that alone reads ``node`` and alone owns that mean."""
-    users = list(node.users)
-    if len(users) != 1 or op_name(users[0]) != "batch_norm" or bind(users[0])["input"] is not node:
-        return None
-    mean = bind(users[0])["running_mean"]
-    owned = isinstance(mean, fx.Node) and mean in found.structure.program.names() and len(mean.users) == 1
-    return mean if owned else None
 
 
 def _into_channel(found: Cut, folding: Folding, removed: Tensor, folded: Folded) -> None:

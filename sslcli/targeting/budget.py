@@ -145,14 +145,15 @@ class Budget:
     def _without_some(
         self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], bundles: Sequence[Bundle]
     ) -> tuple[dict[str, float], int]:
-        """What would be left without a quarter of the bundles of a set, and how many groups that takes.
+        """What would be left without a quarter of the bundles of a set, and how many groups those have.
 
         One group alone may save nothing: under a padded convolution the first constant channel stays and
         carries the constants of all that follow. Nor may some groups of a bundle, so whole ones go.
         """
         marked = [mask.clone() for mask in gone]
-        for bundle in bundles[: max(1, len(bundles) // 4)]:
+        taken = bundles[: max(1, len(bundles) // 4)]
+        for bundle in taken:
             for number, group in bundle:
                 marked[number][group] = True
-        taken = sum(int((after & ~before).sum()) for after, before in zip(marked, gone, strict=True))
-        return self.left(parameters, marked), max(1, taken)
+        # those already gone count too, as they do where a bundle is priced
+        return self.left(parameters, marked), max(1, sum(map(len, taken)))

@@ -1,8 +1,8 @@
 """Bundles: groups that save something only when they go together.
 
-Where a grouped convolution reads or writes filters, the groups that it leaves have equal widths: one filter
-less in one of them saves nothing. A bundle takes the least worthy filter of each of its groups, on both sides
-and in every grouped convolution that the same filters meet.
+The convolution groups of a grouped convolution keep equal widths: one filter less in one of them saves
+nothing. A bundle takes the cheapest filter of each, in every grouped convolution that the same filters meet;
+or a whole convolution group, where that is one channel or filter wide.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sslcli.surgery.candidates import in_turn
 
 Bundle = tuple[tuple[int, int], ...]  # (number of the set, number of the group), each
 
-_KINDS = ("filter", "channel")  # structures whose groups are whole units
+_STRUCTURES = ("filter", "channel")  # those whose groups are whole units
 
 
 class Bundler:
@@ -35,26 +35,26 @@ class Bundler:
         self, structure: Structure | None, sets: Sequence[GroupSet], free: Sequence[bool] | None = None
     ) -> None:
         self.sets, self.free = list(sets), list(free or [True] * len(sets))
-        self._kinds: list[_Kind] = []
+        self._sides: list[_Side] = []
         if structure is not None and structure.grouped:
             layers = readers(structure)
-            for name in _KINDS:
+            for name in _STRUCTURES:
                 numbers = [n for n, s in enumerate(sets) if self.free[n] and s.structure == name]
-                kind = _Kind(structure, layers, {n: _units(structure, layers, sets[n]) for n in numbers})
-                if kind.bundled:
-                    self._kinds.append(kind)
+                side = _Side(structure, layers, {n: _units(structure, layers, sets[n]) for n in numbers})
+                if side.bundled:
+                    self._sides.append(side)
 
     def bundles(self, price: Sequence[Tensor], gone: Sequence[Tensor]) -> list[Bundle]:
         """All groups that may go, each in one bundle; those that nothing else must go with are alone in it.
 
         Args:
-            price: of each group by set, at least 0; of each convolution group the cheapest go together.
+            price: of each group by set, at least 0; the cheapest of every convolution group go together.
             gone: bool by set, groups that are on their way out; what is left of their bundle comes first.
         """
         found: list[Bundle] = []
         taken = [torch.zeros(group_set.count, dtype=torch.bool) for group_set in self.sets]
-        for kind in self._kinds:
-            found += kind.bundles(price, gone)
+        for side in self._sides:
+            found += side.bundles(price, gone)
         for bundle in found:
             for number, group in bundle:
                 taken[number][group] = True
@@ -64,8 +64,8 @@ class Bundler:
         return found
 
 
-class _Kind:
-    """The sets of one structure whose groups are units.
+class _Side:
+    """The sets of one structure, filters or channels, whose groups are units.
 
     Args:
         structure: of the network.
@@ -86,8 +86,7 @@ class _Kind:
             for array in (convolution.inputs, convolution.outputs):
                 self._grouped[structure.units.find(array.reshape(-1))] = True
         self.bundled = bool((self._grouped & (self._owner >= 0)).any())
-        whole = structure.units.all_pinned() | (self._owner >= 0)
-        self._keep = [layer.layer for layer in layers if not bool(whole[self._rows(layer)].all())]
+        self._blocked = structure.units.all_pinned() | (self._owner < 0)
 
     def bundles(self, price: Sequence[Tensor], gone: Sequence[Tensor]) -> list[Bundle]:
         """The bundles around grouped convolutions, the cheapest first."""
@@ -97,16 +96,11 @@ class _Kind:
             value = torch.where(gone[number], -1.0, price[number].cpu().double())
             scores[units[known]] = value[known]
         found = []
-        for together in in_turn(self.structure, self.layers, scores, self._keep):
-            units = together[self._owner[together] >= 0]
-            if len(units) and bool(self._grouped[units].any()):
-                found.append(
-                    tuple(zip(self._owner[units].tolist(), self._place[units].tolist(), strict=True))
-                )
+        for units in in_turn(self.structure, self.layers, scores, self._blocked):
+            if bool(self._grouped[units].any()):
+                pairs = zip(self._owner[units].tolist(), self._place[units].tolist(), strict=True)
+                found.append(tuple(pairs))
         return found
-
-    def _rows(self, layer: Reader) -> Tensor:
-        return self.structure.units.find(layer.rows[layer.rows >= 0])
 
 
 def _units(structure: Structure, layers: Sequence[Reader], group_set: GroupSet) -> Tensor:

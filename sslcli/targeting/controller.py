@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslcli.graph.groups import GroupSet
 from sslcli.sparsity.bound import bind, group_norms, group_zeros
 from sslcli.sparsity.penalty import WeightedSet
 from sslcli.targeting.budget import Budget
@@ -190,14 +189,19 @@ class TargetController:
         The last of ``chosen`` is cheap for what it saves, which may be far more than is still to save:
         one less costly can do the rest in its place, or others can stay since it goes.
         """
+        values = self._values()
         ways = [self._spared(parameters, dead, chosen)]
-        swapped = self._swapped(parameters, dead, chosen)
+        swapped = self._swapped(parameters, dead, chosen, values)
         if swapped != chosen:
             ways.append(self._spared(parameters, dead, swapped))
-        return min(ways, key=lambda way: sum(map(self._price, way)))
+        return min(ways, key=lambda way: sum(_price(bundle, values) for bundle in way))
 
     def _swapped(
-        self, parameters: Mapping[str, Tensor], dead: Sequence[Tensor], chosen: list[Bundle]
+        self,
+        parameters: Mapping[str, Tensor],
+        dead: Sequence[Tensor],
+        chosen: list[Bundle],
+        values: Sequence[Sequence[float]],
     ) -> list[Bundle]:
         """With the last replaced by the least worthy one that does the rest too."""
         if not chosen or not self._meets(parameters, self._with(dead, chosen)):
@@ -205,28 +209,30 @@ class TargetController:
         *others, last = chosen
         gone = self._with(dead, others)
         left = self.budget.left(parameters, gone)
-        price = self._price(last)
+        price = _price(last, values)
         excess = {name: left[name] - limit for name, limit in self.target.left.items()}
         enough = [
             bundle
             for bundle in self._order(gone, left)
-            if self._price(bundle) < price
+            if _price(bundle, values) < price
             and all(self.budget.saving(name, bundle) >= _NEARLY * value for name, value in excess.items())
         ]
-        for bundle in sorted(enough, key=self._price)[:_SPARED]:
+        for bundle in sorted(enough, key=lambda bundle: _price(bundle, values))[:_SPARED]:
             if self._meets(parameters, self._with(gone, [bundle])):
                 return [*others, bundle]
         return chosen
 
-    def _price(self, bundle: Bundle) -> float:
-        """What the loss would miss without a bundle, in shares."""
-        return sum(float(self._prices(number)[group]) for number, group in bundle)
+    def _prices(self) -> list[Tensor]:
+        """What the loss would miss in each group, by set, in shares: twice the strength, half the price."""
+        return [
+            torch.where(note.slated, _LOYALTY, 1.0) * note.worth / weighted.strength
+            if weighted.strength > 0
+            else torch.zeros_like(note.worth)
+            for weighted, note in zip(self.weighted, self.notes, strict=True)
+        ]
 
-    def _prices(self, number: int) -> Tensor:
-        """What the loss would miss in each group of a set, in shares: twice the strength, half the price."""
-        note = self.notes[number]
-        price = torch.where(note.slated, _LOYALTY, 1.0) * note.worth
-        return price / self.weighted[number].strength
+    def _values(self) -> list[list[float]]:
+        return [price.tolist() for price in self._prices()]
 
     def _spared(
         self, parameters: Mapping[str, Tensor], dead: Sequence[Tensor], chosen: list[Bundle]
@@ -273,18 +279,40 @@ class TargetController:
         return replace(weighted, strength=mean, shares=strengths / mean if mean > 0 else None)
 
     def _order(self, gone: Sequence[Tensor], left: Mapping[str, float]) -> list[Bundle]:
-        """Bundles that are not all ``gone`` and may go, the least worthy for their cost first."""
-        prices = [self._prices(number) for number in range(len(self.sets))]
-        burdens = [self.budget.burden(number, self.target.left, left) for number in range(len(self.sets))]
-        stays = [_worthiest(*each) for each in zip(self.sets, prices, gone, strict=True)]
+        """Bundles that are not all ``gone`` and may go, the least worthy for their cost first.
+
+        Sets of strength 0 stay whole, and of any other a group stays, so that no layer goes entirely.
+        """
+        burdens = [
+            self.budget.burden(number, self.target.left, left) * (weighted.strength > 0)
+            for number, weighted in enumerate(self.weighted)
+        ]
+        prices = self._prices()
         values, away = [price.tolist() for price in prices], [mask.tolist() for mask in gone]
         entries: list[tuple[float, Bundle]] = []
         for bundle in self.budget.bundler.bundles(prices, gone):
             there = [(number, group) for number, group in bundle if not away[number][group]]
             cost = sum(burdens[number] for number, _ in bundle)
-            if there and cost > 0 and all(stays[number] != group for number, group in there):
-                entries.append((sum(values[number][group] for number, group in there) / cost, bundle))
-        return [bundle for _, bundle in sorted(entries)]
+            if there and cost > 0:
+                entries.append((_price(there, values) / cost, bundle))
+        return self._without_the_last([bundle for _, bundle in sorted(entries)], away)
+
+    def _without_the_last(self, order: Sequence[Bundle], away: Sequence[Sequence[bool]]) -> list[Bundle]:
+        """Without bundles that would take what is then left of a set."""
+        room = [
+            len(each) if group_set.structure == "depth" else len(each) - sum(each) - 1
+            for group_set, each in zip(self.sets, away, strict=True)
+        ]
+        kept = []
+        for bundle in order:
+            taken: dict[int, int] = {}
+            for number, group in bundle:
+                taken[number] = taken.get(number, 0) + (not away[number][group])
+            if all(count <= room[number] for number, count in taken.items()):
+                kept.append(bundle)
+                for number, count in taken.items():
+                    room[number] -= count
+        return kept
 
     def _dead(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
         return [group_zeros(bind(parameters, group_set)).cpu() for group_set in self.sets]
@@ -297,12 +325,9 @@ class TargetController:
         return marked
 
 
-def _worthiest(group_set: GroupSet, prices: Tensor, gone: Tensor) -> int | None:
-    """The group of a set that stays, so that no layer goes entirely; None where it may."""
-    live = torch.nonzero(~gone).reshape(-1)
-    if group_set.structure == "depth" or not len(live):
-        return None
-    return int(live[prices[live].argmax()])
+def _price(bundle: Sequence[tuple[int, int]], values: Sequence[Sequence[float]]) -> float:
+    """What the loss would miss without a bundle."""
+    return sum(values[number][group] for number, group in bundle)
 
 
 def _above(left: Mapping[str, float], limits: Mapping[str, float]) -> set[str]:

@@ -163,7 +163,8 @@ def regularize(
         _ = latency.table  # measured now, since within the run it would count as training
     watch = watcher(structure, None if latency is None else latency.estimate, trained)
     sets = [weighted.group_set for weighted in penalties]
-    bundler = Bundler(structure, sets, [weighted.strength > 0 for weighted in penalties])
+    chooses = structure if options.target and replay is None else None
+    bundler = Bundler(chooses, sets, [weighted.strength > 0 for weighted in penalties])
     budget = Budget(sets, watch, latency, bundler)
     target = _target(trained, task, source, options, world)
     controller: TargetController | Replay | None = replay

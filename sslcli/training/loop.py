@@ -114,7 +114,6 @@ def fit(
     whole_identity = {
         **options_identity(options),
         "batch_size": str(batch_size),
-        "precision": str(amp_dtype(options.amp, device_of(model))),
         "seed": str(seed),
         "data": str(data.describe()),
         "penalties": _penalty_identity(penalties),
@@ -122,6 +121,8 @@ def fit(
         "teacher model": digest(teacher),
         **(identity or {}),
     }
+    if options.amp == "auto":
+        whole_identity["precision"] = str(amp_dtype(options.amp, device_of(model)))
     keeper = Keeper(state_path, options, whole_identity)
     run = Run(
         model,

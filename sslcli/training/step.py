@@ -157,11 +157,8 @@ def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     """
     if amp == "auto" and device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if amp == "auto" and device.type == "cpu":
-        tell: Callable[[], Mapping[str, object]] = getattr(
-            torch.cpu, "get_capabilities", dict
-        )  # not in older ones
-        return torch.bfloat16 if tell().get("amx_bf16") else None
+    if amp == "auto" and device.type == "cpu" and _has_matrix_units():
+        return torch.bfloat16
     if amp == "bf16":
         return torch.bfloat16
     if amp == "fp16":
@@ -169,3 +166,9 @@ def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
             raise DeviceError("--amp fp16 needs a CUDA device", "use --amp auto: what the device has")
         return torch.float16
     return None
+
+
+def _has_matrix_units() -> bool:
+    """Whether the CPU multiplies matrices of bf16; False where the release of torch does not tell."""
+    tell: Callable[[], Mapping[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
+    return bool(tell().get("amx_bf16"))

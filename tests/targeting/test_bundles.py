@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from torch import nn
@@ -42,6 +40,11 @@ def nothing(sets):
     return [torch.zeros(each.count, dtype=torch.bool) for each in sets]
 
 
+def of_set(number, bundles):
+    """The groups of each bundle that begins with one of a set."""
+    return [[group for _, group in bundle] for bundle in bundles if bundle[0][0] == number]
+
+
 def test_the_cheapest_of_every_group_go_together():
     """By hand: of conv 0 one of 0..3 with one of 4..7, by rank of their price."""
     net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3, groups=2), nn.Flatten(), nn.Linear(64, 2))
@@ -52,6 +55,96 @@ def test_the_cheapest_of_every_group_go_together():
     first = [{group for _, group in bundle} for bundle in found if bundle[0][0] == 0]
     assert first == [{1, 4}, {3, 6}, {2, 7}, {0, 5}]
     assert [{group for _, group in bundle} for bundle in found if bundle[0][0] == 1] == [{0, 3}, {1, 2}]
+
+
+class Shuffled(nn.Module):
+    """A grouped convolution, a channel shuffle, and another grouped convolution of as many groups."""
+
+    def __init__(self, channels, groups):
+        super().__init__()
+        self.groups = groups
+        self.stem = nn.Conv2d(1, channels, 3)
+        self.before = nn.Conv2d(channels, channels, 1, groups=groups)
+        self.after = nn.Conv2d(channels, channels, 1, groups=groups)
+        self.last = nn.Linear(channels, 2)
+
+    def forward(self, x):
+        x = self.before(self.stem(x)).relu()
+        x = x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+        return self.last(self.after(x).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(24, 2), (24, 4), (48, 8), (60, 3)])
+def test_bundles_across_a_shuffle_take_one_of_every_group_on_both_sides(channels, groups):
+    """What is even before the shuffle is not so after it; matchings are, down to the last."""
+    _, sets, bundler = parts(Shuffled(channels, groups).eval())
+    price = [torch.rand(each.count, generator=torch.Generator().manual_seed(3)) for each in sets]
+    number = next(n for n, each in enumerate(sets) if each.label == "before")
+    width = channels // groups
+    found = of_set(number, bundler.bundles(price, nothing(sets)))
+    assert [len(bundle) for bundle in found] == [groups] * width
+    for bundle in found:
+        assert sorted(group // width for group in bundle) == list(range(groups))
+        # the shuffle reads (groups, width) as (width, groups), whose rows of `width` are the groups behind it
+        places = [(group % width) * groups + group // width for group in bundle]
+        assert sorted(place // width for place in places) == list(range(groups))
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(8, 16), (16, 8)])
+def test_groups_of_one_channel_or_filter_go_whole(inputs, outputs, data):
+    """A depthwise multiplier, and two channels summed into one filter: the other groups lose nothing."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, inputs, 3), nn.ReLU(), nn.Conv2d(inputs, outputs, 3, groups=8), nn.ReLU(),
+        nn.Conv2d(outputs, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 3),
+    ).eval()  # fmt: skip
+    _, sets, bundler = parts(net)
+    price = [torch.rand(each.count, generator=torch.Generator().manual_seed(4)) for each in sets]
+    sides = [(0, inputs // 8), (1, outputs // 8)]
+    whole = {
+        tuple((number, g * width + i) for number, width in sides for i in range(width)) for g in range(8)
+    }
+    found = {tuple(sorted(bundle)) for bundle in bundler.bundles(price, nothing(sets))}
+    assert len(whole & found) >= 3  # others are one filter of every group, and what is then left of each
+    assert max(map(len, found)) < inputs + outputs - 8
+    options = RegularizeOptions(epochs=20, finetune_epochs=2, lr=0.02, target={"macs": 0.5})
+    result = regularize(net, EXAMPLE, data, options=options, batch_size=16)
+    report = prune(result.model, EXAMPLE, threshold=0.0).report
+    assert 0.3 < report.macs_after / report.macs_before <= 0.5
+
+
+def test_units_that_no_set_owns_are_in_no_bundle():
+    """Two learned maps beside six filters: convolution groups of the filters alone are even."""
+
+    class Beside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.maps = nn.Conv2d(1, 6, 3), nn.Parameter(torch.randn(1, 2, 6, 6))
+            self.grouped, self.last = nn.Conv2d(8, 4, 3, groups=2), nn.Linear(4, 2)
+
+        def forward(self, x):
+            x = torch.cat([self.maps.expand(len(x), -1, -1, -1), self.first(x)], 1)
+            return self.last(self.grouped(x).relu().mean((2, 3)))
+
+    _, sets, bundler = parts(Beside().eval())
+    number = next(n for n, each in enumerate(sets) if each.label == "first")
+    price = [torch.arange(1.0, each.count + 1) for each in sets]
+    found = [set(bundle) for bundle in of_set(number, bundler.bundles(price, nothing(sets)))]
+    # of the first group of four two are maps, so two filters are left there beside four
+    assert found[:2] == [{0, 2}, {1, 3}]
+    assert {frozenset(bundle) for bundle in found[2:]} == {frozenset({4}), frozenset({5})}
+
+
+def test_costs_stay_those_of_bundles_that_are_half_gone():
+    net = grouped_net()
+    structure, sets, bundler = parts(net)
+    parameters, costs = dict(net.named_parameters()), []
+    for gone in ((), (0, 6)):  # one filter of each of two convolution groups, of four behind them
+        budget, marks = Budget(sets, watcher(structure), bundler=bundler), nothing(sets)
+        marks[1][list(gone)] = True
+        budget.refresh(parameters, marks, 0.0)
+        costs.append(budget.costs["macs"][1])
+    assert costs[1] == pytest.approx(costs[0], rel=0.05)
 
 
 def test_what_is_left_of_a_bundle_comes_first():
@@ -72,31 +165,24 @@ def test_every_group_is_in_one_bundle(kind):
     assert sorted(found) == [(n, g) for n, each in enumerate(sets) for g in range(each.count)]
 
 
-def test_a_bundle_saves_what_its_filters_hold():
-    """Each takes of the layers that it is of exactly what its filters hold there, rows and columns."""
+def test_bundles_save_what_their_filters_hold_one_after_the_other():
+    """Each takes of its layer exactly what its filters hold there, rows and columns."""
     net = grouped_net()
     structure, sets, bundler = parts(net)
     price = [torch.rand(each.count, generator=torch.Generator().manual_seed(2)) for each in sets]
-    watch = watcher(structure)
-    budget = Budget(sets, watch, bundler=bundler)
-    parameters = dict(net.named_parameters())
-    costs = {0: (8, 36 * 9), 1: (12, 16 * 4 * 9), 2: (12, 4 * 3 * 9)}  # filters and MACs of each layer
+    budget, parameters = Budget(sets, watcher(structure), bundler=bundler), dict(net.named_parameters())
+    filters, lost, gone = (8, 12, 12), [0, 0, 0], nothing(sets)
     whole = 8 * 36 * 9 + 12 * 16 * 4 * 9 + 12 * 4 * 3 * 9 + 3 * 48
-    for bundle in bundler.bundles(price, nothing(sets)):
-        gone = nothing(sets)
+    for bundle, size in zip(bundler.bundles(price, nothing(sets)), (2, 4, 4, 4), strict=False):
         for number, group in bundle:
             gone[number][group] = True
-        left = budget.left(parameters, gone)["macs"]
-        lost = {number: len(list(group)) for number, group in itertools.groupby(sorted(n for n, _ in bundle))}
-        shares = {number: lost.get(number, 0) / costs[number][0] for number in costs}
-        after = (
-            8 * 36 * 9 * (1 - shares[0])
-            + 12 * 16 * 4 * 9 * (1 - shares[0]) * (1 - shares[1])
-            + 12 * 4 * 3 * 9 * (1 - shares[1]) * (1 - shares[2])
-            + 3 * 48 * (1 - shares[2])
-        )
-        assert len(bundle) > 1
-        assert left == pytest.approx(after / whole)
+            lost[number] += 1
+        assert len(bundle) == size
+        assert len({number for number, _ in bundle}) == 1
+        a, b, c = (1 - gone_of / count for gone_of, count in zip(lost, filters, strict=True))
+        left = 8 * 36 * 9 * a + 12 * 16 * 4 * 9 * a * b + 12 * 4 * 3 * 9 * b * c + 3 * 48 * c
+        assert budget.left(parameters, gone)["macs"] == pytest.approx(left / whole)
+    assert lost == [2, 8, 4]
 
 
 def test_costs_are_those_of_whole_bundles():

@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from sslcli.graph.normalise import normalise
 from sslcli.graph.slots import analyse
@@ -84,6 +85,58 @@ def test_fractions_of_grouped_convolutions_are_those_of_pruning(layer, gone):
     assert left["macs"] == report.macs_after / report.macs_before
     assert left["macs_packed"] == report.macs_packed / report.macs_before
     assert left["params"] == report.params_after / report.params_before
+
+
+class Reused(nn.Module):
+    """A grouped convolution that is used twice: both uses read the same channels of every group."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.twice, self.last = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 1, groups=2), nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        return self.last(self.twice(self.twice(x).relu()).relu().mean((2, 3)))
+
+
+def plain(*layers):
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), *layers, nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+
+
+@pytest.mark.parametrize(
+    ("net", "constant"),
+    [
+        (plain(weight_norm(nn.Conv2d(8, 8, 3))), 0.0),
+        (plain(weight_norm(nn.ConvTranspose2d(8, 8, 2, groups=2))), 0.0),
+        (plain(nn.Conv2d(8, 8, 3, bias=False)), 0.3),
+        (plain(nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8)), 0.3),
+    ],
+    ids=["weight norm", "weight norm transposed", "no bias", "no bias but a norm"],
+)
+def test_parameters_are_those_of_pruning(net, constant):
+    """Weights behind a weight norm count, and so do biases that must be made for a removed constant."""
+    torch.manual_seed(0)
+    net, example = copy.deepcopy(net).eval(), (torch.randn(2, 1, 8, 8),)
+    net(*example)
+    assert watched(net, example)["params"] == 1.0
+    with torch.no_grad():
+        net[0].weight[[0, 4]] = 0
+        net[0].bias[[0, 4]] = constant
+    left, report = watched(net, example), prune(net, example, threshold=0.0).report
+    assert left["params"] == report.params_after / report.params_before < 1.0
+    assert left["macs"] == report.macs_after / report.macs_before < 1.0
+
+
+def test_a_grouped_convolution_that_is_used_twice_is_pruned_as_it_is_counted():
+    torch.manual_seed(0)
+    net, example = Reused().eval(), (torch.randn(2, 1, 8, 8),)
+    with torch.no_grad():  # what both uses read and write: units 0 and 4 of every place
+        for layer in (net.first, net.twice):
+            layer.weight[[0, 4]] = 0
+            layer.bias[[0, 4]] = 0
+    left, report = watched(net, example), prune(net, example, threshold=0.0).report
+    assert left["params"] == report.params_after / report.params_before < 1.0
+    assert left["macs"] == report.macs_after / report.macs_before < 1.0
 
 
 def test_statistics_of_norms_count_as_training_left_them():
