@@ -332,7 +332,7 @@ def a_target_is_met_exactly(prove, network, share):
 
 
 def a_share_gives_the_masked_original(prove, network, kind, share):
-    """No layer loses more than its share, unless it had lost more already."""
+    """No layer loses more than its share (nor the branches together), unless it had lost more already."""
     net, example = made(prove, network)
     zero_at_random(net, random.Random(network[2]))
     structure = analyse(trace(net, example))
@@ -344,13 +344,15 @@ def a_share_gives_the_masked_original(prove, network, kind, share):
     except SslcliError:  # nothing would be left, or so few groups that the share is none
         assume(False)
     after = prove.masked(before, result.plan)
-    most: dict[str, list[int]] = {}  # of a layer's filters, which may be of several sets; else of a set
+    most: dict[str, list[int]] = {}  # of a layer, whose filters may be of several sets; of all branches
     for found in sets:
         zero, already = (int((group_rms(found, weights) == 0).sum()) for weights in (after, before))
         filters = {view.name: math.prod(view.shape[axis] for axis in view.dims) for view in found.views}
-        for name, count in (filters if kind == "filter" else {found.label: found.count}).items():
-            known = most.setdefault(name, [0, 0, count])
+        own = {"all branches" if kind == "depth" else found.label: found.count}
+        for name, count in (filters if kind == "filter" else own).items():
+            known = most.setdefault(name, [0, 0, 0])
             known[0], known[1] = known[0] + zero, known[1] + already
+            known[2] = count if kind == "filter" else known[2] + count
     for zero, already, count in most.values():
         assert zero <= max(int(share * count + 1e-9), already)
 
