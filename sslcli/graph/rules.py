@@ -282,6 +282,9 @@ def _grouped(
         filters = units.fresh(shape_of(node)[1])
     else:
         filters = first
+    weight_node = bind(node)["weight"]
+    if weight_node.op != "placeholder" and shape_of(weight_node)[1] > 1:
+        units.pin(filters if transposed else channels, f"{where(node)} is grouped and has a computed weight")
     ins, outs = channels.reshape(groups, -1), filters.reshape(groups, -1)
     if ins.shape[1] == 1 and outs.shape[1] == 1:
         units.unite(ins, outs)

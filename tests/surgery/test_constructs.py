@@ -974,3 +974,27 @@ def test_rounding_up_keeps_dead_filters_to_a_multiple(prove, alive, align, left)
     kept = {} if left == 12 else {0: list(range(left))}
     assert prove.kept(result)["first.weight"] == kept
     assert prove.kept(result)["second.weight"] == {1: list(range(left))}
+
+
+@pytest.mark.parametrize(
+    ("layer", "side", "whole"),
+    [
+        (nn.Conv2d(8, 8, 3, groups=2), "inputs", True),  # its weight is computed, so no column of it goes
+        (nn.Conv2d(8, 8, 3, groups=2), "outputs", False),
+        (nn.ConvTranspose2d(8, 8, 2, groups=2), "inputs", False),
+        (nn.ConvTranspose2d(8, 8, 2, groups=2), "outputs", True),
+    ],
+    ids=["conv inputs", "conv outputs", "transposed inputs", "transposed outputs"],
+)
+def test_rows_of_a_weight_normed_grouped_convolution_go_and_its_columns_stay(layer, side, whole, prove):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), weight_norm(layer), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    example = (torch.randn(2, 1, 8, 8),)
+    with torch.no_grad():
+        if side == "inputs":
+            net[0].weight[[0, 4]] = 0
+            net[0].bias[[0, 4]] = 0
+        else:
+            net[4].weight[:, [0, 4]] = 0
+    report = prove(net.eval(), example, threshold=0.0).report
+    assert (report.macs_after == report.macs_before) == whole
