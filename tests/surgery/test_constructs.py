@@ -989,7 +989,7 @@ def test_rounding_up_keeps_dead_filters_to_a_multiple(prove, alive, align, left)
 def test_rows_of_a_weight_normed_grouped_convolution_go_and_its_columns_stay(layer, side, whole, prove):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), weight_norm(layer), nn.ReLU(), nn.Conv2d(8, 4, 1))
-    example = (torch.randn(2, 1, 8, 8),)
+    net, example = net.double(), (torch.randn(2, 1, 8, 8, dtype=torch.float64),)
     with torch.no_grad():
         if side == "inputs":
             net[0].weight[[0, 4]] = 0
