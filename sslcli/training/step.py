@@ -150,7 +150,7 @@ def _laid_out(model: nn.Module, options: TrainOptions) -> nn.Module:
 def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     """The reduced precision that ``--amp`` means on a device; None for full precision.
 
-    On a CPU ``auto`` is bf16 where there are matrix units for it (AMX); other CPUs would be slower by it.
+    On a CPU ``auto`` is bf16 where there are matrix units for it (AMX); on others no gain was measured.
 
     Raises:
         DeviceError: fp16 was asked for on the CPU, where gradients cannot be scaled.
