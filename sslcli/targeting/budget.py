@@ -11,7 +11,7 @@ from torch import Tensor
 from sslcli.graph.groups import GroupSet
 from sslcli.sparsity.zeros import zero_masks
 from sslcli.targeting.bundles import Bundle, Bundler
-from sslcli.targeting.latency import Latency, LatencyTable
+from sslcli.targeting.latency import Latency
 from sslcli.targeting.left import Watch
 
 _REFRESHES = 4  # in a run; between them costs drift as their layers' other sides shrink
@@ -72,7 +72,10 @@ class Budget:
         }
 
     def refresh(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], position: float) -> None:
-        """Measure anew what one group of each set costs, a few times in a run.
+        """Reckon anew what one group of each set costs, a few times in a run.
+
+        A latency is measured with it where the run is long enough for that, before the end: the choice
+        measures anyway.
 
         Args:
             parameters: by name.
@@ -83,7 +86,7 @@ class Budget:
         if due <= self._refreshed:
             return
         self._refreshed = due
-        if due:
+        if 0 < due < _REFRESHES and self.latency is not None and self.latency.affordable(position):
             self.correct(parameters, gone)
         whole = self.left(parameters, gone)
         self.costs = {name: [] for name in whole}
@@ -117,20 +120,19 @@ class Budget:
 
     def state(self) -> dict[str, Any]:
         """All that changes during a run."""
-        table = None if self.latency is None else self.latency.table.to_json()
         return {
             "costs": self.costs,
             "refreshed": self._refreshed,
             "corrections": self.corrections,
-            "table": table,
+            "latency": None if self.latency is None else self.latency.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         self.costs, self._refreshed = dict(state["costs"]), state["refreshed"]
         self.corrections = dict(state["corrections"])
-        if self.latency is not None:  # times vary from one measurement to the next, a run must not
-            self.latency.table = LatencyTable.from_json(state["table"])
+        if self.latency is not None:
+            self.latency.restore(state["latency"])
 
     def _living(self, gone: Sequence[Tensor]) -> list[list[Bundle]]:
         """By set, the bundles with a group of it that is still there."""

@@ -14,8 +14,10 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import time
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,6 +44,7 @@ _LIVE_COLUMNS = (0.5, 0.25, 0.1)
 _TABLE = RunSettings(budget_s=0.5, rounds=1, warmup=1, min_blocks=3)
 _WHOLE = RunSettings(budget_s=2.0, rounds=4)
 _LOWERED = RunSettings(budget_s=0.3)
+_SHARE = 0.04  # of a run's time that may go into measuring what can be left out
 
 
 @dataclass(frozen=True)
@@ -133,13 +136,15 @@ class Latency:
         self.live = live
         self.structure, self.columns = structure, columns
         self.layers = readers(structure)
+        self._began, self._spent, self._one = time.monotonic(), 0.0, 0.0
 
     @functools.cached_property
     def table(self) -> LatencyTable:
         """The times of the layers; all processes ask at the same place."""
         table = None
         if self.world.writes:
-            table = measure_table(self.exported, self.structure, columns=self.columns)
+            with self._timed():
+                table = measure_table(self.exported, self.structure, columns=self.columns)
         shared = self.world.share(table)
         assert shared is not None
         return shared
@@ -173,17 +178,54 @@ class Latency:
         """The latency that pruning ``weights`` leaves, of the exported model, as a fraction."""
         found = None
         if self.world.writes:
-            small = copy.deepcopy(self.dense)
-            with torch.no_grad():
-                for name, parameter in small.named_parameters():
-                    parameter.copy_(weights.get(name, parameter))
-                buffers = {} if self.live is None else dict(self.live.named_buffers())
-                for name, buffer in small.named_buffers():
-                    buffer.copy_(buffers.get(name, buffer))
-            found = measured(self.exported, small, self.example)
+            with self._timed():
+                found = measured(self.exported, self._with(weights), self.example)
         found = self.world.share(found)
         assert found is not None
         return found
+
+    def affordable(self, position: float) -> bool:
+        """Whether there is time to measure once more than must be, at the choice and at the end.
+
+        Args:
+            position: share of the run that is done, above 0; all processes ask at the same place.
+        """
+        run = (time.monotonic() - self._began) / position
+        return self.world.share(self._spent + 3 * self._one <= _SHARE * run)
+
+    def state(self) -> dict[str, Any]:
+        """All that changes during a run."""
+        clock = {"elapsed": time.monotonic() - self._began, "spent": self._spent, "one": self._one}
+        return {"table": self.table.to_json(), "clock": clock}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; with its table, as times vary from one measurement to the next."""
+        self.table = LatencyTable.from_json(state["table"])
+        clock = state["clock"]
+        self._began, self._spent, self._one = (
+            time.monotonic() - clock["elapsed"],
+            clock["spent"],
+            clock["one"],
+        )
+
+    def _with(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """A copy of the model with other weights, and the buffers of the one that learns."""
+        small = copy.deepcopy(self.dense)
+        buffers = {} if self.live is None else dict(self.live.named_buffers())
+        with torch.no_grad():
+            for name, parameter in small.named_parameters():
+                parameter.copy_(weights.get(name, parameter))
+            for name, buffer in small.named_buffers():
+                buffer.copy_(buffers.get(name, buffer))
+        return small
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Note what a measurement takes; the last says what one more would."""
+        before = time.monotonic()
+        yield
+        self._one = time.monotonic() - before
+        self._spent += self._one
 
 
 def measure_table(proto: onnx.ModelProto, structure: Structure, *, columns: bool = False) -> LatencyTable:
