@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sslcli.graph.groups import GroupSet
 from sslcli.sparsity.zeros import zero_masks
 from sslcli.targeting.bundles import Bundle, Bundler
 from sslcli.targeting.latency import Latency
 from sslcli.targeting.left import Watch
+from sslcli.targeting.norms import Norm, settled
 
 _REFRESHES = 4  # in a run; between them costs drift as their layers' other sides shrink
 
@@ -25,6 +26,8 @@ class Budget:
         watch: parameters -> fractions of the original that pruning would leave.
         latency: where ``watch`` estimates it: what measures it, so that the estimates can be corrected.
         bundler: says which groups go together; None: each goes by itself.
+        model: whose norms forget the filters that go for good.
+        norms: of the model.
 
     Attributes:
         costs: name of a fraction -> what one group of each set makes of it, as a part of its bundle.
@@ -37,8 +40,11 @@ class Budget:
         watch: Watch,
         latency: Latency | None = None,
         bundler: Bundler | None = None,
+        model: nn.Module | None = None,
+        norms: Sequence[Norm] = (),
     ) -> None:
         self.sets, self.watch, self.latency = list(sets), watch, latency
+        self.model, self.norms = model, list(norms)
         self.bundler = bundler or Bundler(None, sets)
         self.costs: dict[str, list[float]] = {}
         self.corrections: dict[str, float] = {}
@@ -63,6 +69,15 @@ class Budget:
         estimated, measured = self.watch(pruned)["latency"], self.latency.measure(pruned)
         self.corrections["latency"] = measured / max(estimated, 1e-9)
         return {"latency": measured}
+
+    @torch.no_grad()
+    def settle(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> None:
+        """Put the running means of filters that go for good to what they will be."""
+        if self.model is None:
+            return
+        buffers = dict(self.model.named_buffers(remove_duplicate=False))
+        for name, mean in settled(self.norms, {**buffers, **self._without(parameters, gone)}).items():
+            buffers[name].copy_(mean)
 
     def _without(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> dict[str, Tensor]:
         masks = zero_masks(parameters, self.sets, gone)

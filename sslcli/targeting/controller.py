@@ -34,6 +34,7 @@ _ARRIVAL = 0.6  # share of the penalised phase after which all that must go is s
 _SPARED = 10  # groups of the last choice that are looked at once more
 _NEARLY = 0.8  # share of what is to save that a group must save by its estimated cost to be tried
 _SLOWED = 0.3  # pace while the metric is too low; strengths do not grow meanwhile
+_LATEST = 0.9  # share of the penalised phase after which all is slated, however low the metric was
 _KILL = 2.0  # adjustments that a slated group survives
 _LOYALTY = 0.5  # factor of the price of groups that are slated already, so that few change sides
 _CORRECTIONS = 5  # measurements of the last choice at most
@@ -110,6 +111,11 @@ class TargetController:
         Where part of the target is only estimated, the choice is measured and made again by it; of those that
         all missed, the nearest is taken.
         """
+        chosen = self._chosen(parameters)
+        self.budget.settle(parameters, chosen)
+        return chosen
+
+    def _chosen(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
         ways: list[tuple[float, list[Tensor]]] = []
         for _ in range(_CORRECTIONS):
             chosen = self._fewest(parameters)
@@ -178,6 +184,7 @@ class TargetController:
             # fine-tuning recovers part of a drop, so more than the limit is allowed on the way
             slowed = self.target.drop(signs.metrics) > 2 * self.target.max_drop + 1
         self.clock += (_SLOWED if slowed else 1.0) * (signs.position - self._position)
+        self.clock = max(self.clock, signs.position * _ARRIVAL / _LATEST)
         self._position, self._step_size = signs.position, signs.step_size
         return slowed
 

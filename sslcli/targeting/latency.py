@@ -37,6 +37,7 @@ from sslcli.surgery import prune
 from sslcli.surgery.cut import Cut
 from sslcli.targeting.left import executed, live
 from sslcli.targeting.narrow import masked, narrowed
+from sslcli.targeting.norms import find_norms, settled
 from sslcli.training.world import ALONE, World
 
 _WIDTHS = (1.0, 0.75, 0.5, 0.25, 0.1)
@@ -135,7 +136,7 @@ class Latency:
         self.dense, self.example, self.world = copy.deepcopy(model).cpu().eval(), example, world
         self.live = live
         self.structure, self.columns = structure, columns
-        self.layers = readers(structure)
+        self.layers, self.norms = readers(structure), find_norms(structure)
         self._began, self._spent, self._one = time.monotonic(), 0.0, 0.0
 
     @functools.cached_property
@@ -209,14 +210,15 @@ class Latency:
         )
 
     def _with(self, weights: Mapping[str, Tensor]) -> nn.Module:
-        """A copy of the model with other weights, and the buffers of the one that learns."""
+        """A copy of the model with other weights, and the buffers of the one that learns, settled."""
         small = copy.deepcopy(self.dense)
-        buffers = {} if self.live is None else dict(self.live.named_buffers())
+        own = {**dict(small.named_parameters()), **dict(small.named_buffers())}
+        live = {} if self.live is None else dict(self.live.named_buffers())
         with torch.no_grad():
-            for name, parameter in small.named_parameters():
-                parameter.copy_(weights.get(name, parameter))
-            for name, buffer in small.named_buffers():
-                buffer.copy_(buffers.get(name, buffer))
+            for name, tensor in own.items():
+                tensor.copy_(weights.get(name, live.get(name, tensor)))
+            for name, mean in settled(self.norms, own).items():
+                own[name].copy_(mean)
         return small
 
     @contextmanager

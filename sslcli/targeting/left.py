@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -11,12 +11,18 @@ from sslcli.graph.ops import bind, shape_of
 from sslcli.graph.readers import Reader, readers
 from sslcli.graph.slots import Structure
 from sslcli.surgery.cut import Cut, count, cut, macs_of, taken
+from sslcli.targeting.norms import Norm, settled
 
 Watch = Callable[[Mapping[str, Tensor]], Mapping[str, float]]
 Estimate = Callable[[Cut, Mapping[str, Tensor]], float]
 
 
-def watcher(structure: Structure, estimate: Estimate | None = None, model: nn.Module | None = None) -> Watch:
+def watcher(
+    structure: Structure,
+    estimate: Estimate | None = None,
+    model: nn.Module | None = None,
+    norms: Sequence[Norm] = (),
+) -> Watch:
     """A function from weights (on any device) to the fractions that pruning them now would leave.
 
     It gives ``macs`` (of the graph as it would be executed), ``macs_packed`` (of live rows x live columns of
@@ -27,6 +33,7 @@ def watcher(structure: Structure, estimate: Estimate | None = None, model: nn.Mo
         estimate: latency of a cut, as a fraction.
         model: whose buffers count as they are at each call (the statistics of norms decide what a removed
             filter leaves behind); default: those of the structure.
+        norms: whose statistics count as settled.
     """
     whole = count(None, structure)
     layers = readers(structure)
@@ -40,6 +47,7 @@ def watcher(structure: Structure, estimate: Estimate | None = None, model: nn.Mo
         for name, value in (*buffers.items(), *parameters.items()):
             if name in weights:
                 weights[name] = value.detach().cpu()
+        weights.update(settled(norms, weights))
         found = cut(structure, weights)
         if found.dead:
             left = {"macs": 0.0, "macs_packed": 0.0, "params": 0.0}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,16 @@ class Replay:
     Args:
         weighted: the sets that it moved.
         course: what it did.
+        settle: told, as there, of the groups that go for good.
     """
 
-    def __init__(self, weighted: Sequence[WeightedSet], course: Course) -> None:
-        self.weighted, self.course = list(weighted), course
+    def __init__(
+        self,
+        weighted: Sequence[WeightedSet],
+        course: Course,
+        settle: Callable[[Mapping[str, Tensor], Sequence[Tensor]], None] = lambda parameters, gone: None,
+    ) -> None:
+        self.weighted, self.course, self.settle = list(weighted), course, settle
         self.every = self.look_every = course.every
         self._penalties = [replace(entry, strength=0.0) for entry in weighted]
         self._step = -1
@@ -72,7 +78,9 @@ class Replay:
                 "the run that is replayed chose no groups where this one has to",
                 "give the same options, data and seed as then",
             )
-        return self.course.choices[step]
+        chosen = self.course.choices[step]
+        self.settle(parameters, chosen)
+        return chosen
 
     def lacks(self, parameters: Mapping[str, Tensor], step: int) -> bool:
         """Whether groups were chosen anew at this step."""

@@ -26,6 +26,7 @@ from sslcli.targeting.controller import TargetController
 from sslcli.targeting.groups import recorded_sets, weighted_sets, zero_counts
 from sslcli.targeting.latency import Latency
 from sslcli.targeting.left import watcher
+from sslcli.targeting.norms import find_norms
 from sslcli.targeting.replay import Replay, read_course
 from sslcli.targeting.result import TrainResult
 from sslcli.targeting.target import Target, TargetMissedError
@@ -154,21 +155,24 @@ def regularize(
     held = recorded_sets(structure, zeros or {}) if options.freeze_zeros else []
     source, trained = _source(data, seed), _copy(model, device)
     steps = plan_course(options, len(source.split("train")), batch_size).phases[0].steps
-    replay = None
+    course = None
     if options.replay is not None:
         told = given(options, batch_size, seed)
-        replay = Replay(penalties, read_course(Path(options.replay), penalties, steps, told))
-    latency = None if replay is not None else _latency(model, example, structure, options, world, trained)
+        course = read_course(Path(options.replay), penalties, steps, told)
+    latency = None if course is not None else _latency(model, example, structure, options, world, trained)
     if latency is not None and not _goes_on(options, state_path, world):
         _ = latency.table  # measured now, since within the run it would count as training
-    watch = watcher(structure, None if latency is None else latency.estimate, trained)
+    norms = find_norms(structure) if options.target else []
+    watch = watcher(structure, None if latency is None else latency.estimate, trained, norms)
     sets = [weighted.group_set for weighted in penalties]
-    chooses = structure if options.target and replay is None else None
+    chooses = structure if options.target and course is None else None
     bundler = Bundler(chooses, sets, [weighted.strength > 0 for weighted in penalties])
-    budget = Budget(sets, watch, latency, bundler)
+    budget = Budget(sets, watch, latency, bundler, trained, norms)
     target = _target(trained, task, source, options, world)
-    controller: TargetController | Replay | None = replay
-    if controller is None and target is not None:
+    controller: TargetController | Replay | None = None
+    if course is not None:
+        controller = Replay(penalties, course, budget.settle)
+    elif target is not None:
         controller = TargetController(penalties, target, budget, steps)
     result = fit(
         trained,

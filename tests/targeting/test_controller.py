@@ -150,13 +150,13 @@ def test_a_fallen_metric_slows_the_pace_and_holds_the_strengths(trained, example
         controller = TargetController(weighted, Target({"macs": 0.3}, 1.0, 0.9), budget, 60)
         for note in controller.notes:
             note.worth.copy_(torch.linspace(1.0, 2.0, len(note.worth)))
-        signs = [Signs(60, 0.2, 0.1, parameters), Signs(90, 0.4, 0.1, parameters, {"accuracy": accuracy})]
+        signs = [Signs(60, 0.2, 0.1, parameters), Signs(90, 0.35, 0.1, parameters, {"accuracy": accuracy})]
         for each in signs:
             controller.adjust(each)
             limits.setdefault(name, []).append(torch.cat([note.limits for note in controller.notes]))
         clocks[name] = controller.clock
         slated[name] = sum(int(note.slated.sum()) for note in controller.notes)
-    assert clocks == pytest.approx({"well": 0.4, "fallen": 0.2 + 0.3 * 0.2})
+    assert clocks == pytest.approx({"well": 0.35, "fallen": 0.2 + 0.3 * 0.15})
     assert slated["fallen"] < slated["well"]
     before, after = limits["fallen"]
     both = (before > 0) & (after > 0)
@@ -165,6 +165,21 @@ def test_a_fallen_metric_slows_the_pace_and_holds_the_strengths(trained, example
     before, after = limits["well"]
     both = (before > 0) & (after > 0)
     assert torch.allclose(after[both], 1.25 * before[both])
+
+
+def test_all_that_must_go_is_slated_in_time_however_low_the_metric(trained, example):
+    """A high learning rate alone can keep it low; what is not on its way by the end goes at once."""
+    structure = analyse(normalise(trace(trained, example)))
+    weighted = [WeightedSet(found, 1.0) for found in find_groups(structure, "filter")]
+    parameters = dict(trained.named_parameters())
+    budget = Budget([entry.group_set for entry in weighted], watcher(structure))
+    controller = TargetController(weighted, Target({"macs": 0.3}, 1.0, 0.9), budget, 60)
+    for note in controller.notes:
+        note.worth.copy_(torch.linspace(1.0, 2.0, len(note.worth)))
+    for step in range(1, 91):
+        controller.adjust(Signs(60 * step, step / 100, 0.1, parameters, {"accuracy": 0.5}))
+    assert controller.clock == pytest.approx(0.6)
+    assert budget.left(parameters, [note.slated for note in controller.notes])["macs"] < 0.35
 
 
 def test_an_unreachable_target_keeps_the_nearest(trained, data, example):
