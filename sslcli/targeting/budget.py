@@ -72,12 +72,12 @@ class Budget:
 
     @torch.no_grad()
     def settle(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> None:
-        """Put the running means of filters that go for good to what they will be."""
+        """Put what norms and biases make of filters that go for good to what it will be."""
         if self.model is None:
             return
-        buffers = dict(self.model.named_buffers(remove_duplicate=False))
-        for name, mean in settled(self.norms, {**buffers, **self._without(parameters, gone)}).items():
-            buffers[name].copy_(mean)
+        own = {**dict(self.model.named_buffers(remove_duplicate=False)), **parameters}
+        for name, value in settled(self.norms, {**own, **self._without(parameters, gone)}).items():
+            own[name].copy_(value)
 
     def _without(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> dict[str, Tensor]:
         masks = zero_masks(parameters, self.sets, gone)
@@ -86,7 +86,9 @@ class Budget:
             for name, value in parameters.items()
         }
 
-    def refresh(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], position: float) -> None:
+    def refresh(
+        self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], clock: float, position: float = 1.0
+    ) -> None:
         """Reckon anew what one group of each set costs, a few times in a run.
 
         A latency is measured with it where the run is long enough for that, before the end: the choice
@@ -95,9 +97,10 @@ class Budget:
         Args:
             parameters: by name.
             gone: groups that are on their way out, per set.
+            clock: how far along the way to the target the run is.
             position: share of the run that is done.
         """
-        due = int(position * _REFRESHES)
+        due = int(clock * _REFRESHES)
         if due <= self._refreshed:
             return
         self._refreshed = due

@@ -37,7 +37,7 @@ from sslcli.surgery import prune
 from sslcli.surgery.cut import Cut
 from sslcli.targeting.left import executed, live
 from sslcli.targeting.narrow import masked, narrowed
-from sslcli.targeting.norms import find_norms, settled
+from sslcli.targeting.norms import Norm, settled
 from sslcli.training.world import ALONE, World
 
 _WIDTHS = (1.0, 0.75, 0.5, 0.25, 0.1)
@@ -121,6 +121,7 @@ class Latency:
         world: processes that train together; one of them measures for all.
         live: model whose buffers count as they are at each measurement (the statistics of norms decide what a
             removed filter leaves behind); default: those of ``model``.
+        norms: whose statistics count as settled.
     """
 
     def __init__(
@@ -132,11 +133,12 @@ class Latency:
         columns: bool = False,
         world: World = ALONE,
         live: nn.Module | None = None,
+        norms: Sequence[Norm] = (),
     ) -> None:
         self.dense, self.example, self.world = copy.deepcopy(model).cpu().eval(), example, world
         self.live = live
         self.structure, self.columns = structure, columns
-        self.layers, self.norms = readers(structure), find_norms(structure)
+        self.layers, self.norms = readers(structure), list(norms)
         self._began, self._spent, self._one = time.monotonic(), 0.0, 0.0
 
     @functools.cached_property
@@ -186,7 +188,7 @@ class Latency:
         return found
 
     def affordable(self, position: float) -> bool:
-        """Whether there is time to measure once more than must be, at the choice and at the end.
+        """Whether there is time to measure once more than must be: once at the choice and once at the end.
 
         Args:
             position: share of the run that is done, above 0; all processes ask at the same place.

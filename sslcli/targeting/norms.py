@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind
 
-from sslcli.graph.ops import bind, kind_of
+from sslcli.graph.ops import bind, kind_of, shape_of
 from sslcli.graph.slots import Structure
+from sslcli.training.evaluate import mode
 
 
 @dataclass(frozen=True)
@@ -34,24 +37,37 @@ class Norm:
     mean: str
 
 
-def find_norms(structure: Structure) -> list[Norm]:
-    """The batch norms right behind a layer, with statistics of their own."""
-    names = structure.program.names()
+def find_norms(structure: Structure, model: nn.Module | None = None) -> list[Norm]:
+    """The batch norms right behind a layer, with statistics of their own that learn.
+
+    Args:
+        structure: of the network.
+        model: the network as it is trained, where norms may be kept in eval mode; None: none is.
+    """
+    names, kinds = structure.program.names(), structure.program.kinds()
     nodes = [node for node in structure.nodes if _kind(node) == "batch_norm"]
     uses = Counter(bind(node).get("running_mean") for node in nodes)
     found = []
     for node in nodes:
-        mean, layer = bind(node).get("running_mean"), bind(node)["input"]
-        if mean not in names or uses[mean] > 1 or _kind(layer) not in ("conv", "linear"):
+        given = bind(node)
+        mean, layer = given.get("running_mean"), given["input"]
+        if mean not in names or uses[mean] > 1 or given.get("momentum") == 0 or not _by_rows(layer):
             continue
         weight, bias = bind(layer)["weight"], bind(layer).get("bias")
-        if weight in names and (bias is None or bias in names):
-            found.append(Norm(names[weight], None if bias is None else names[bias], names[mean]))
-    return found
+        alone = bias is None or (bias in names and len(bias.users) == len(layer.users) == 1)
+        if weight not in names or not alone or shape_of(weight)[0] != shape_of(mean)[0]:
+            continue
+        norm = Norm(names[weight], None if bias is None else names[bias], names[mean])
+        layers = [kinds[name] for name in (norm.weight, norm.bias) if name is not None]
+        if kinds[norm.mean] == InputKind.BUFFER and all(kind == InputKind.PARAMETER for kind in layers):
+            found.append(norm)
+    return found if model is None else _learning(found, model)
 
 
 def settled(norms: Sequence[Norm], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The running means that change, as they will be.
+    """The tensors that change, as they will be: running means of zero filters, and their layers' biases.
+
+    In training a norm takes away the bias of the layer before, so that without it nothing changes.
 
     Args:
         norms: of the network.
@@ -59,14 +75,32 @@ def settled(norms: Sequence[Norm], tensors: Mapping[str, Tensor]) -> dict[str, T
     """
     found = {}
     for norm in norms:
-        mean = tensors[norm.mean]
         zero = (tensors[norm.weight] == 0).flatten(1).all(1)
-        if norm.bias is not None:
-            zero = zero & (tensors[norm.bias] == 0)
-        zero = zero.to(mean.device)
-        if bool((zero & (mean != 0)).any()):
-            found[norm.mean] = mean.masked_fill(zero, 0)
+        for name in (norm.mean, norm.bias):
+            if name is None:
+                continue
+            mask = zero.to(tensors[name].device)
+            if bool((mask & (tensors[name] != 0)).any()):
+                found[name] = tensors[name].detach().masked_fill(mask, 0)
     return found
+
+
+def _by_rows(layer: Any) -> bool:
+    """Whether a layer's filters are what axis 1 of its outputs counts, as a norm behind it does."""
+    if not isinstance(layer, fx.Node):
+        return False
+    kind, rank = _kind(layer), len(shape_of(layer)) if layer.op == "call_function" else 0
+    return (kind == "linear" and rank == 2) or (
+        kind == "conv" and rank == len(shape_of(bind(layer)["weight"]))
+    )
+
+
+def _learning(norms: Sequence[Norm], model: nn.Module) -> list[Norm]:
+    """Without the norms that stay in eval mode while the model trains."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    with mode(model, training=True):
+        frozen = {name for name, module in modules.items() if not module.training}
+    return [norm for norm in norms if norm.mean.rpartition(".")[0] not in frozen]
 
 
 def _kind(node: fx.Node) -> str:

@@ -159,10 +159,13 @@ def regularize(
     if options.replay is not None:
         told = given(options, batch_size, seed)
         course = read_course(Path(options.replay), penalties, steps, told)
-    latency = None if course is not None else _latency(model, example, structure, options, world, trained)
+    norms = find_norms(structure, trained) if options.target else []
+    latency = None
+    if "latency" in options.target and course is None:
+        columns = _columns_go(options)
+        latency = Latency(model, example, structure, columns=columns, world=world, live=trained, norms=norms)
     if latency is not None and not _goes_on(options, state_path, world):
         _ = latency.table  # measured now, since within the run it would count as training
-    norms = find_norms(structure) if options.target else []
     watch = watcher(structure, None if latency is None else latency.estimate, trained, norms)
     sets = [weighted.group_set for weighted in penalties]
     chooses = structure if options.target and course is None else None
@@ -197,6 +200,10 @@ def regularize(
         chosen = controller.choose(parameters, result.steps)
         _make_up(parameters, penalties, chosen)
         _tell_choice(observers if world.writes else (), result, chosen)
+        metrics = dict(evaluate(trained, task, source.split("validation"), world=world))
+        result = replace(result, metrics=metrics, left=dict(budget.now(parameters)))
+    if options.target and result.collapsed_step is not None:  # before anything went for good
+        budget.settle(parameters, [torch.zeros(entry.count, dtype=torch.bool) for entry in sets])
         metrics = dict(evaluate(trained, task, source.split("validation"), world=world))
         result = replace(result, metrics=metrics, left=dict(budget.now(parameters)))
     found = _zero_counts(trained, [*(weighted.group_set for weighted in penalties), *held])
@@ -236,19 +243,6 @@ def _counted(fraction: str, columns: bool) -> str:
     those of live rows x live columns, which a lowering executes.
     """
     return "macs_packed" if fraction == "macs" and columns else fraction
-
-
-def _latency(
-    model: nn.Module,
-    example: tuple[Any, ...],
-    structure: Structure,
-    options: RegularizeOptions,
-    world: World,
-    live: nn.Module,
-) -> Latency | None:
-    if "latency" not in options.target:
-        return None
-    return Latency(model, example, structure, columns=_columns_go(options), world=world, live=live)
 
 
 def _goes_on(options: RegularizeOptions, state_path: Path | None, world: World) -> bool:

@@ -138,7 +138,6 @@ def test_what_may_be_measured_on_the_way_is_a_share_of_the_run(monkeypatch, tabl
 
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(module, "readers", lambda structure: [])
-    monkeypatch.setattr(module, "find_norms", lambda structure: [])
     monkeypatch.setattr(module, "measure_table", measure)
     monkeypatch.setattr(Latency, "exported", None)
     latency = Latency(nn.Identity(), (), None)
@@ -165,7 +164,6 @@ def test_what_is_measured_has_the_statistics_of_norms_as_training_left_them(monk
     monkeypatch.setattr(Latency, "exported", None)
     monkeypatch.setattr(module, "measured", lambda exported, small, example: seen.append(small) or 0.5)
     monkeypatch.setattr(module, "readers", lambda structure: [])
-    monkeypatch.setattr(module, "find_norms", lambda structure: [])
     latency = Latency(net, (), None, live=live)
     assert latency.measure(dict(live.named_parameters())) == 0.5
     assert torch.equal(seen[0][1].running_mean, torch.ones(4))
