@@ -100,6 +100,7 @@ def test_the_callers_generators_are_left_alone(factory):
     assert random.getstate() == before[2]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one CPU
 def test_worker_processes_give_the_same_batches(factory):
     reference = factory("def make(): return Noisy(20), Noisy(5)")
     batches = list(torch.arange(20).split(8))

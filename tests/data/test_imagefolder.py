@@ -74,6 +74,7 @@ def test_training_is_augmented_by_seed_epoch_and_index_alone(folder):
     assert torch.equal(plain.batch(torch.arange(18), epoch=2)[0], plain.batch(torch.arange(18), epoch=3)[0])
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one CPU
 def test_worker_processes_give_the_same_batches(folder):
     batches = list(torch.arange(18).split(5))
     alone = list(stream(load(folder).split("train"), batches, seed=3, epoch=1))
