@@ -91,8 +91,8 @@ class Budget:
     ) -> None:
         """Reckon anew what one group of each set costs, a few times in a run.
 
-        A latency is measured with it where the run is long enough for that, before the end: the choice
-        measures anyway.
+        A latency is measured with it before the end, where the choice measures anyway: once, and again
+        where the run is long enough for that.
 
         Args:
             parameters: by name.
@@ -104,7 +104,11 @@ class Budget:
         if due <= self._refreshed:
             return
         self._refreshed = due
-        if 0 < due < _REFRESHES and self.latency is not None and self.latency.affordable(position):
+        if (
+            0 < due < _REFRESHES
+            and self.latency is not None
+            and (not self.corrections or self.latency.affordable(position))
+        ):
             self.correct(parameters, gone)
         whole = self.left(parameters, gone)
         self.costs = {name: [] for name in whole}
