@@ -91,8 +91,8 @@ class Budget:
     ) -> None:
         """Reckon anew what one group of each set costs, a few times in a run.
 
-        A latency is measured with it before the end, where the choice measures anyway: once, and again
-        where the run is long enough for that.
+        A latency is measured with it early on and before the choice, which is not to take more than need be;
+        between them where the run is long enough for that.
 
         Args:
             parameters: by name.
@@ -104,11 +104,7 @@ class Budget:
         if due <= self._refreshed:
             return
         self._refreshed = due
-        if (
-            0 < due < _REFRESHES
-            and self.latency is not None
-            and (not self.corrections or self.latency.affordable(position))
-        ):
+        if due and self.latency is not None and self._measures(due, position):
             self.correct(parameters, gone)
         whole = self.left(parameters, gone)
         self.costs = {name: [] for name in whole}
@@ -116,6 +112,11 @@ class Budget:
             without, removed = self._without_some(parameters, gone, bundles)
             for name, value in whole.items():
                 self.costs[name].append(max(0.0, value - without[name]) / removed)
+
+    def _measures(self, due: int, position: float) -> bool:
+        assert self.latency is not None
+        must = due == _REFRESHES or not self.corrections
+        return must or self.latency.affordable(position)
 
     def burden(self, number: int, target: Mapping[str, float], left: Mapping[str, float]) -> float:
         """What one group of a set costs, in shares of what has to go, as a part of its bundle.
