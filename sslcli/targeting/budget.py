@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sslcli.graph.groups import GroupSet
 from sslcli.sparsity.zeros import zero_masks
 from sslcli.targeting.bundles import Bundle, Bundler
-from sslcli.targeting.latency import Latency
+from sslcli.targeting.latency import Latency, LatencyTable
 from sslcli.targeting.left import Watch
 from sslcli.targeting.norms import Norm, settled
 
@@ -86,25 +86,19 @@ class Budget:
             for name, value in parameters.items()
         }
 
-    def refresh(
-        self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], clock: float, position: float = 1.0
-    ) -> None:
-        """Reckon anew what one group of each set costs, a few times in a run.
-
-        A latency is measured with it early on and before the choice, which is not to take more than need be;
-        between them where the run is long enough for that.
+    def refresh(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], position: float) -> None:
+        """Measure anew what one group of each set costs, a few times in a run.
 
         Args:
             parameters: by name.
             gone: groups that are on their way out, per set.
-            clock: how far along the way to the target the run is.
             position: share of the run that is done.
         """
-        due = int(clock * _REFRESHES)
+        due = int(position * _REFRESHES)
         if due <= self._refreshed:
             return
         self._refreshed = due
-        if due and self.latency is not None and self._measures(due, position):
+        if due:
             self.correct(parameters, gone)
         whole = self.left(parameters, gone)
         self.costs = {name: [] for name in whole}
@@ -112,11 +106,6 @@ class Budget:
             without, removed = self._without_some(parameters, gone, bundles)
             for name, value in whole.items():
                 self.costs[name].append(max(0.0, value - without[name]) / removed)
-
-    def _measures(self, due: int, position: float) -> bool:
-        assert self.latency is not None
-        must = due == _REFRESHES or not self.corrections
-        return must or self.latency.affordable(position)
 
     def burden(self, number: int, target: Mapping[str, float], left: Mapping[str, float]) -> float:
         """What one group of a set costs, in shares of what has to go, as a part of its bundle.
@@ -143,19 +132,20 @@ class Budget:
 
     def state(self) -> dict[str, Any]:
         """All that changes during a run."""
+        table = None if self.latency is None else self.latency.table.to_json()
         return {
             "costs": self.costs,
             "refreshed": self._refreshed,
             "corrections": self.corrections,
-            "latency": None if self.latency is None else self.latency.state(),
+            "table": table,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         self.costs, self._refreshed = dict(state["costs"]), state["refreshed"]
         self.corrections = dict(state["corrections"])
-        if self.latency is not None:
-            self.latency.restore(state["latency"])
+        if self.latency is not None:  # times vary from one measurement to the next, a run must not
+            self.latency.table = LatencyTable.from_json(state["table"])
 
     def _living(self, gone: Sequence[Tensor]) -> list[list[Bundle]]:
         """By set, the bundles with a group of it that is still there."""

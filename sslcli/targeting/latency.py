@@ -14,10 +14,8 @@ from __future__ import annotations
 import copy
 import functools
 import math
-import time
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,7 +43,6 @@ _LIVE_COLUMNS = (0.5, 0.25, 0.1)
 _TABLE = RunSettings(budget_s=0.5, rounds=1, warmup=1, min_blocks=3)
 _WHOLE = RunSettings(budget_s=2.0, rounds=4)
 _LOWERED = RunSettings(budget_s=0.3)
-_SHARE = 0.04  # of a run's time that may go into measuring what can be left out
 
 
 @dataclass(frozen=True)
@@ -139,15 +136,13 @@ class Latency:
         self.live = live
         self.structure, self.columns = structure, columns
         self.layers, self.norms = readers(structure), list(norms)
-        self._began, self._spent, self._one = time.monotonic(), 0.0, 0.0
 
     @functools.cached_property
     def table(self) -> LatencyTable:
         """The times of the layers; all processes ask at the same place."""
         table = None
         if self.world.writes:
-            with self._timed():
-                table = measure_table(self.exported, self.structure, columns=self.columns)
+            table = measure_table(self.exported, self.structure, columns=self.columns)
         shared = self.world.share(table)
         assert shared is not None
         return shared
@@ -181,35 +176,10 @@ class Latency:
         """The latency that pruning ``weights`` leaves, of the exported model, as a fraction."""
         found = None
         if self.world.writes:
-            with self._timed():
-                found = measured(self.exported, self._with(weights), self.example)
+            found = measured(self.exported, self._with(weights), self.example)
         found = self.world.share(found)
         assert found is not None
         return found
-
-    def affordable(self, position: float) -> bool:
-        """Whether there is time to measure once more than must be: once at the choice and once at the end.
-
-        Args:
-            position: share of the run that is done, above 0; all processes ask at the same place.
-        """
-        run = (time.monotonic() - self._began) / position
-        return self.world.share(self._spent + 3 * self._one <= _SHARE * run)
-
-    def state(self) -> dict[str, Any]:
-        """All that changes during a run."""
-        clock = {"elapsed": time.monotonic() - self._began, "spent": self._spent, "one": self._one}
-        return {"table": self.table.to_json(), "clock": clock}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state; with its table, as times vary from one measurement to the next."""
-        self.table = LatencyTable.from_json(state["table"])
-        clock = state["clock"]
-        self._began, self._spent, self._one = (
-            time.monotonic() - clock["elapsed"],
-            clock["spent"],
-            clock["one"],
-        )
 
     def _with(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """A copy of the model with other weights, and the buffers of the one that learns, settled."""
@@ -222,14 +192,6 @@ class Latency:
             for name, mean in settled(self.norms, own).items():
                 own[name].copy_(mean)
         return small
-
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        """Note what a measurement takes; the last says what one more would."""
-        before = time.monotonic()
-        yield
-        self._one = time.monotonic() - before
-        self._spent += self._one
 
 
 def measure_table(proto: onnx.ModelProto, structure: Structure, *, columns: bool = False) -> LatencyTable:

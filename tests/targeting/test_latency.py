@@ -1,6 +1,5 @@
 import copy
 import signal
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -112,47 +111,6 @@ def test_a_continued_run_does_not_measure_the_table_again(
     assert len(calls) == 1
     regularize(trained, example, data, options=options, batch_size=16)
     assert len(calls) == 2
-
-
-@pytest.mark.parametrize(("affordable", "expected"), [(False, 4), (True, 6)])
-def test_a_short_run_measures_less_on_the_way(
-    monkeypatch, trained, data, example, table, affordable, expected
-):
-    calls, watch = [], watcher(analyse(normalise(trace(trained, example))))
-    monkeypatch.setattr(module, "measure_table", lambda *_arguments, **_values: table)
-    monkeypatch.setattr(
-        Latency, "measure", lambda self, weights: calls.append(1) or watch(weights)["macs"] / 2
-    )
-    monkeypatch.setattr(Latency, "affordable", lambda self, position: affordable)
-    options = RegularizeOptions(epochs=6, lr=0.03, finetune_epochs=1, target={"latency": 0.7})
-    regularize(trained, example, data, options=options, batch_size=16)
-    assert len(calls) == expected
-
-
-def test_what_may_be_measured_on_the_way_is_a_share_of_the_run(monkeypatch, table):
-    now = [0.0]
-
-    def measure(*_arguments, **_values):
-        now[0] += 5.0
-        return table
-
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(module, "readers", lambda structure: [])
-    monkeypatch.setattr(module, "measure_table", measure)
-    monkeypatch.setattr(Latency, "exported", None)
-    latency = Latency(nn.Identity(), (), None)
-    assert latency.table is table
-    now[0] = 100.0  # of 400: 16 s may go, 5 have gone, 5 now, 5 at the choice, 5 at the end
-    assert not latency.affordable(0.25)
-    now[0] = 130.0
-    assert latency.affordable(0.25)
-    state = latency.state()
-    now[0] += 1000.0  # the run was stopped for so long
-    other = Latency(nn.Identity(), (), None)
-    other.restore(state)
-    assert other.state() == state
-    assert other.affordable(0.25)
-    assert not other.affordable(0.5)
 
 
 def test_what_is_measured_has_the_statistics_of_norms_as_training_left_them(monkeypatch):
