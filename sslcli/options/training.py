@@ -84,7 +84,7 @@ class TrainOptions(Options):
         None, description="Steps between saves of the run's state; default: only by the clock."
     )
     channels_last: bool = Field(
-        False, description="Compute convolutions in channels-last layout, often faster; one process."
+        False, description="Compute convolutions in channels-last layout, often faster."
     )
     tensorboard: str | None = Field(
         None, description="Folder that the course is written to for TensorBoard; default: none."

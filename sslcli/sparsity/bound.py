@@ -114,6 +114,24 @@ def group_norms(bound: BoundSet) -> Tensor:
 
 
 @torch.no_grad()
+def summed_norms(bound: BoundSet) -> Tensor:
+    """The l2 norms that every group has in each of its views, added up.
+
+    Shape:
+        (count,), in the parameters' dtype, at least float32.
+    """
+    sums: Tensor | None = None
+    for view in bound.views:
+        part = _view_norms(view).square()
+        squares = part.new_zeros(bound.group_set.count + 1)
+        _add_per_group(squares, view, part)
+        norms = squares[:-1].sqrt()
+        sums = norms if sums is None else sums + norms
+    assert sums is not None, "a group set has views"
+    return sums
+
+
+@torch.no_grad()
 def group_zeros(bound: BoundSet) -> Tensor:
     """Which groups hold nothing but zeros.
 

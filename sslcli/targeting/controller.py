@@ -1,11 +1,12 @@
 """The controller: finds, during one run, the strengths that lead to a target.
 
-At every look it estimates what each group is worth, sum over its elements of (w dL/dw)^2, and at every
-adjustment it (1) moves the fraction that may be left along a line from 1 to the target, (2) slates the groups
-that are worth least for what they cost until the rest would fit, and (3) gives each slated group the
-strength that takes its norm to zero in a fixed number of steps. A group that the loss defends regains worth
-and is let go for another. Where the metric has fallen too far, the line is followed more slowly. Groups that
-save something only together, around grouped convolutions, are weighed and slated as one (``bundles``).
+At every look it estimates what each group is worth, sum over its elements of (w dL/dw)^2 (where a filter or
+channel lies in several layers, the roots of their sums are added and squared). At every adjustment it (1)
+moves the fraction that may be left along a line from 1 to the target, (2) slates the groups that are worth
+least for what they cost until the rest would fit, and (3) gives each slated group the strength that takes
+its norm to zero in a fixed number of steps. A group that the loss defends regains worth and is let go for
+another. Where the metric has fallen too far, the line is followed more slowly. Groups that save something
+only together, around grouped convolutions, are weighed and slated as one (``bundles``).
 
 Reference:
     Molchanov et al., "Importance estimation for neural network pruning", 2019 (worth from first-order terms);
@@ -21,13 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslcli.sparsity.bound import bind, group_norms, group_zeros
+from sslcli.sparsity.bound import bind, group_norms, group_zeros, summed_norms
 from sslcli.sparsity.penalty import WeightedSet
 from sslcli.targeting.budget import Budget
 from sslcli.targeting.bundles import Bundle
 from sslcli.targeting.target import Target
 from sslcli.training.control import Signs
 
+_COLLECTED = ("filter", "channel")  # structures whose layers lie beside each other; those of others in series
 _LOOKS = 10  # per adjustment
 _MEMORY = 0.95  # of a group's worth, from look to look
 _ARRIVAL = 0.6  # share of the penalised phase after which all that must go is slated
@@ -85,7 +87,9 @@ class TargetController:
         }
         for group_set, note in zip(self.sets, self.notes, strict=True):
             if all(view.name in products for view in group_set.views):
-                seen = group_norms(bind(products, group_set)).square().cpu()
+                # Layers that one sum collects lose together: their effects add up, not the squares of these.
+                norms = summed_norms if group_set.structure in _COLLECTED else group_norms
+                seen = norms(bind(products, group_set)).square().cpu()
                 note.worth.mul_(_MEMORY).add_(seen, alpha=1 - _MEMORY)
 
     def adjust(self, signs: Signs) -> list[WeightedSet]:

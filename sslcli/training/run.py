@@ -100,7 +100,7 @@ class Run:
         self.device = device_of(model)
         world.check_batch(min(batch_size, len(self.train_split)))
         self.course = plan_course(options, len(self.train_split), batch_size)
-        self.stepper = Stepper(model, task, options, self.device, teacher, world.replicate(model))
+        self.stepper = Stepper(model, task, options, self.device, teacher, world.replicate)
         self.parameters: dict[str, Tensor] = dict(self.stepper.parameters)
         self.report = Reporter(observers if world.writes else (), self.course, batch_size)
         self.step = self._first = 0

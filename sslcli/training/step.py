@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from sslcli.errors import DeviceError, UsageError
+from sslcli.errors import DeviceError
 from sslcli.options.training import RegularizeOptions, TrainOptions
 from sslcli.sparsity.penalty import WeightedSet, stages_value
 from sslcli.sparsity.solvers import Prox, Subgradient
@@ -31,7 +30,7 @@ class Stepper:
         options: optimiser, solver, mixed precision, clipping.
         device: where the model is.
         teacher: its outputs are distilled, in the share ``options.teacher_weight``.
-        replica: what is called instead of ``model`` (its distributed wrapper).
+        replicate: wraps what is called in what averages gradients over processes.
     """
 
     def __init__(
@@ -41,11 +40,11 @@ class Stepper:
         options: TrainOptions,
         device: torch.device,
         teacher: nn.Module | None = None,
-        replica: nn.Module | None = None,
+        replicate: Callable[[nn.Module], nn.Module] = lambda called: called,
     ) -> None:
         self.model, self.task, self.options, self.device = model, task, options, device
         self.teacher = _laid_out(teacher, options) if teacher is not None else None
-        self.replica = _laid_out(replica or model, options)
+        self.replica = replicate(_laid_out(model, options))
         self.parameters = dict(model.named_parameters(remove_duplicate=False))
         self.optimizer = build_optimizer(model, options)
         self.precision = amp_dtype(options.amp, device)
@@ -140,11 +139,7 @@ class Stepper:
 
 def _laid_out(model: nn.Module, options: TrainOptions) -> nn.Module:
     """The model in the layout that the options ask for."""
-    if not options.channels_last:
-        return model
-    if isinstance(model, DistributedDataParallel):
-        raise UsageError("channels-last training is for one process", "leave --channels-last out")
-    return ChannelsLast(model)
+    return ChannelsLast(model) if options.channels_last else model
 
 
 def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:

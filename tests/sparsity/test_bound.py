@@ -5,7 +5,7 @@ import torch
 
 from sslcli.errors import InputError
 from sslcli.graph.groups import GroupSet, GroupView
-from sslcli.sparsity.bound import bind, group_norms
+from sslcli.sparsity.bound import bind, group_norms, summed_norms
 
 
 def one(view, count):
@@ -32,6 +32,21 @@ def test_norms_of_every_layout(shape, dims, expression, generator):
     expected = expression(weight.view(shape))
     bound = bind({"w": weight}, one(GroupView("w", shape, dims), len(expected)))
     torch.testing.assert_close(group_norms(bound), expected)
+
+
+def test_norms_of_several_views_are_added_up():
+    """Group 0 is (3, 4) of a and 2 of b, group 1 is (0, 1) and (2, 2, 1) of b, group 2 is of a alone."""
+    views = (
+        GroupView("a", (3, 2), (0,)),
+        GroupView("b", (5,), (0,), torch.tensor([1, 0, 1, -1, 1])),
+    )
+    parameters = {
+        "a": torch.tensor([[3.0, 4.0], [0.0, 1.0], [6.0, 8.0]]),
+        "b": torch.tensor([2.0, 2.0, 2.0, 9.0, -1.0]),
+    }
+    bound = bind(parameters, GroupSet("filter", "conv", 3, torch.tensor([3, 5, 2]), views))
+    assert summed_norms(bound).tolist() == [5 + 2, 1 + 3, 10]
+    torch.testing.assert_close(group_norms(bound).square(), torch.tensor([25.0 + 4, 1 + 9, 100]))
 
 
 def test_half_precision_is_summed_in_single():

@@ -74,6 +74,29 @@ def test_a_loose_target_leaves_the_choice_to_the_strict_one(trained, data, examp
     assert found["loose"]["macs"] == pytest.approx(min(0.95, found["alone"]["macs"]), abs=0.1)
 
 
+def test_layers_that_one_sum_collects_are_worth_more_together(trained, example):
+    """Filters of conv2 and the branch end in one sum, so roots add up; those of one convolution do not."""
+    structure = analyse(normalise(trace(trained, example)))
+    parameters = dict(trained.named_parameters())
+    for name, parameter in parameters.items():
+        parameter.grad = torch.full_like(parameter, 2.0 if name == "branch.weight" else 1.0)
+    sizes = {
+        name: (parameter * parameter.grad).detach().flatten(1).norm(dim=1)
+        for name, parameter in parameters.items()
+        if parameter.dim() == 4
+    }
+    for kind, expected in (
+        ("filter", [sizes["conv1.weight"] ** 2, (sizes["conv2.weight"] + sizes["branch.weight"]) ** 2]),
+        ("depth", [(sizes["branch.weight"] ** 2).sum().view(1)]),
+    ):
+        weighted = [WeightedSet(found, 1.0) for found in find_groups(structure, kind)]
+        budget = Budget([entry.group_set for entry in weighted], watcher(structure))
+        controller = TargetController(weighted, Target({"macs": 0.5}, None, 1.0), budget, 60)
+        controller.look(parameters)
+        for note, worth in zip(controller.notes, expected, strict=True):
+            torch.testing.assert_close(note.worth, 0.05 * worth)
+
+
 def test_the_last_choice_goes_on_for_what_is_not_met(trained, data, example):
     """Params are met first; from there on the groups that save most MACs for their worth go."""
     structure = analyse(normalise(trace(trained, example)))

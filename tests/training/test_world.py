@@ -103,10 +103,14 @@ def distance(a, b):
     return max(float((a[n] - b[n]).abs().max() / b[n].abs().max().clamp(min=1e-300)) for n in b)
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_processes_together_give_the_weights_of_one(count, tmp_path):
-    for folder, number in (("one", 1), ("many", count)):
-        codes, errors = launch(tmp_path / folder, number)
+@pytest.mark.parametrize(
+    ("count", "layout"),
+    [(2, "contiguous"), (2, "channels-last"), pytest.param(4, "contiguous", marks=pytest.mark.slow)],
+)
+def test_processes_together_give_the_weights_of_one(count, layout, tmp_path):
+    laid_out = SCRIPT.replace("lr=0.05", f"lr=0.05, channels_last={layout == 'channels-last'}")
+    for folder, number, script in (("one", 1, SCRIPT), ("many", count, laid_out)):
+        codes, errors = launch(tmp_path / folder, number, script=script)
         assert codes == [0] * number, errors
     (one,), many = finals(tmp_path / "one", 1), finals(tmp_path / "many", count)
     for other in many:
