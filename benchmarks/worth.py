@@ -4,7 +4,10 @@ Of each group set in turn the least worthy quarter is put to zero (and put back)
 worth lost, should be much the same for every set, or the controller takes its budget from the wrong ones.
 ``shared_over_alone``: this quotient of sets that lie in several layers, over that of all others together.
 
-    python benchmarks/worth.py MODEL [--arch NAME] [--mean M,M,M --std S,S,S] [--share 0.25] [--plain]
+    python benchmarks/worth.py MODEL [--arch NAME] [--mean M,M,M --std S,S,S] [--share 0.25] [--samples 256]
+        [--threads 1] [--plain]
+
+MODEL is one for CIFAR-10, found under SSLCLI_DATA_ROOT, with sets of one layer and of several.
 
 ``--plain`` adds up squares in every set, as if each layer were missed by itself.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +25,7 @@ import sslcli
 from sslcli.data.catalogue import load_data
 from sslcli.graph.groups import GroupSet, find_groups
 from sslcli.graph.normalise import normalise
+from sslcli.graph.readers import readers
 from sslcli.graph.slots import analyse
 from sslcli.graph.trace import trace
 from sslcli.sparsity.bound import bind, spread
@@ -49,7 +54,7 @@ def main() -> int:
     sets = find_groups(structure, "filter")
     controller = of_targets.TargetController(
         [WeightedSet(found, 1.0) for found in sets], Target({"macs": 0.5}, None, 1.0),
-        Budget(sets, watcher(structure)), 60,
+        Budget(sets, watcher(structure)), 60, [layer.name for layer in readers(structure) if layer.depthwise],
     )  # fmt: skip
     parameters = dict(model.named_parameters())
     for first in range(0, asked.samples, BATCH):
@@ -66,6 +71,9 @@ def main() -> int:
             gained = without(model, found, chosen, inputs, targets) - whole
         rows.append({"layers": len(found.views), "gained": gained, "worth": worth, "label": found.label})
     alone = [row for row in rows if row["layers"] == 1]
+    if not alone or len(alone) == len(rows):
+        print("the network has no sets of one layer, or none of several, to compare", file=sys.stderr)
+        return 2
     quotient = sum(row["gained"] for row in alone) / sum(row["worth"] for row in alone)
     shared = {row["label"]: row["gained"] / row["worth"] / quotient for row in rows if row["layers"] > 1}
     print(json.dumps({"rows": rows, "alone": quotient, "shared_over_alone": shared}))

@@ -120,15 +120,8 @@ def summed_norms(bound: BoundSet) -> Tensor:
     Shape:
         (count,), in the parameters' dtype, at least float32.
     """
-    sums: Tensor | None = None
-    for view in bound.views:
-        part = _view_norms(view).square()
-        squares = part.new_zeros(bound.group_set.count + 1)
-        _add_per_group(squares, view, part)
-        norms = squares[:-1].sqrt()
-        sums = norms if sums is None else sums + norms
-    assert sums is not None, "a group set has views"
-    return sums
+    parts = [group_norms(BoundSet(bound.group_set, (view,))) for view in bound.views]
+    return torch.stack(parts).sum(0)
 
 
 @torch.no_grad()

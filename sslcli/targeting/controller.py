@@ -15,21 +15,21 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sslcli.sparsity.bound import bind, group_norms, group_zeros, summed_norms
+from sslcli.sparsity.bound import BoundSet, BoundView, bind, group_norms, group_zeros, summed_norms
 from sslcli.sparsity.penalty import WeightedSet
 from sslcli.targeting.budget import Budget
 from sslcli.targeting.bundles import Bundle
 from sslcli.targeting.target import Target
 from sslcli.training.control import Signs
 
-_COLLECTED = ("filter", "channel")  # structures whose layers lie beside each other; those of others in series
+_COLLECTED = ("filter", "channel", "hidden")  # structures whose layers mostly write into one sum, or read one
 _LOOKS = 10  # per adjustment
 _MEMORY = 0.95  # of a group's worth, from look to look
 _ARRIVAL = 0.6  # share of the penalised phase after which all that must go is slated
@@ -61,9 +61,18 @@ class TargetController:
         target: what may be left and lost.
         budget: what is left without given groups, and what each group costs.
         steps: of the penalised phase.
+        series: weights of depthwise convolutions, which pass on what another layer of their groups wrote.
     """
 
-    def __init__(self, weighted: Sequence[WeightedSet], target: Target, budget: Budget, steps: int) -> None:
+    def __init__(
+        self,
+        weighted: Sequence[WeightedSet],
+        target: Target,
+        budget: Budget,
+        steps: int,
+        series: Collection[str] = (),
+    ) -> None:
+        self.series = frozenset(series)
         self.weighted, self.target, self.budget = list(weighted), target, budget
         self.every = max(1, min(max(20, steps // 60), steps // 20))
         self.look_every = max(1, self.every // _LOOKS)
@@ -87,10 +96,27 @@ class TargetController:
         }
         for group_set, note in zip(self.sets, self.notes, strict=True):
             if all(view.name in products for view in group_set.views):
-                # Layers that one sum collects lose together: their effects add up, not the squares of these.
-                norms = summed_norms if group_set.structure in _COLLECTED else group_norms
-                seen = norms(bind(products, group_set)).square().cpu()
+                seen = self._seen(bind(products, group_set))
                 note.worth.mul_(_MEMORY).add_(seen, alpha=1 - _MEMORY)
+
+    def _seen(self, products: BoundSet) -> Tensor:
+        """The worth of every group of a set by one step, (count,), from its w dL/dw.
+
+        Layers that one sum collects are missed together: what they do adds up, not the squares of it.
+        """
+        group_set = products.group_set
+        if group_set.structure not in _COLLECTED:
+            return group_norms(products).square().cpu()
+        beside: list[BoundView] = []
+        behind: list[BoundView] = []
+        for view, bound in zip(group_set.views, products.views, strict=True):
+            (behind if view.name in self.series else beside).append(bound)
+        seen = torch.zeros(group_set.count)
+        if beside:
+            seen = seen + summed_norms(BoundSet(group_set, tuple(beside))).square().cpu()
+        if behind:
+            seen = seen + group_norms(BoundSet(group_set, tuple(behind))).square().cpu()
+        return seen
 
     def adjust(self, signs: Signs) -> list[WeightedSet]:
         """Slate groups for the place of the run, and give the penalty that removes them."""

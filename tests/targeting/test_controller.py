@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from sslcli.errors import UsageError
 from sslcli.graph.groups import find_groups
@@ -74,27 +76,83 @@ def test_a_loose_target_leaves_the_choice_to_the_strict_one(trained, data, examp
     assert found["loose"]["macs"] == pytest.approx(min(0.95, found["alone"]["macs"]), abs=0.1)
 
 
-def test_layers_that_one_sum_collects_are_worth_more_together(trained, example):
-    """Filters of conv2 and the branch end in one sum, so roots add up; those of one convolution do not."""
-    structure = analyse(normalise(trace(trained, example)))
-    parameters = dict(trained.named_parameters())
-    for name, parameter in parameters.items():
-        parameter.grad = torch.full_like(parameter, 2.0 if name == "branch.weight" else 1.0)
-    sizes = {
-        name: (parameter * parameter.grad).detach().flatten(1).norm(dim=1)
-        for name, parameter in parameters.items()
-        if parameter.dim() == 4
+class Mixed(nn.Module):
+    """A stream that conv and a branch with a depthwise convolution write, and one of linear layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, bias=False)
+        self.wide = nn.Conv2d(4, 6, 1, bias=False)
+        self.depthwise = nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False)
+        self.narrow = nn.Conv2d(6, 4, 1, bias=False)
+        self.first = nn.Linear(4, 5, bias=False)
+        self.more = nn.Linear(5, 5, bias=False)
+        self.last = nn.Linear(5, 3, bias=False)
+
+    def forward(self, x):
+        x = self.conv(x).relu()
+        x = x + self.narrow(self.depthwise(self.wide(x).relu()).relu())
+        x = self.first(x.mean((2, 3)))
+        return self.last(x + self.more(x.relu()))
+
+
+@pytest.mark.parametrize("kind", ["filter", "channel", "hidden", "depth", "shape"])
+def test_layers_that_one_sum_collects_are_worth_more_together(kind, example):
+    """Roots add up where layers write into one sum or read one, and squares where they lie in series."""
+    model = Mixed()
+    structure = analyse(normalise(trace(model, example)))
+    parameters = dict(model.named_parameters())
+    for number, parameter in enumerate(parameters.values()):
+        parameter.grad = torch.full_like(parameter, 1.0 + number)
+    products = {name: (value * value.grad).detach() for name, value in parameters.items()}
+    rows = {name.partition(".")[0]: value.flatten(1).norm(dim=1) for name, value in products.items()}
+    columns = {
+        name.partition(".")[0]: value.transpose(0, 1).flatten(1).norm(dim=1)
+        for name, value in products.items()
     }
-    for kind, expected in (
-        ("filter", [sizes["conv1.weight"] ** 2, (sizes["conv2.weight"] + sizes["branch.weight"]) ** 2]),
-        ("depth", [(sizes["branch.weight"] ** 2).sum().view(1)]),
-    ):
-        weighted = [WeightedSet(found, 1.0) for found in find_groups(structure, kind)]
-        budget = Budget([entry.group_set for entry in weighted], watcher(structure))
-        controller = TargetController(weighted, Target({"macs": 0.5}, None, 1.0), budget, 60)
-        controller.look(parameters)
-        for note, worth in zip(controller.notes, expected, strict=True):
-            torch.testing.assert_close(note.worth, 0.05 * worth)
+    wanted = {
+        "filter": {
+            "conv": (rows["conv"] + rows["narrow"]) ** 2,
+            "wide": rows["wide"] ** 2 + rows["depthwise"] ** 2,
+            "first": (rows["first"] + rows["more"]) ** 2,
+        },
+        "channel": {
+            "wide": (columns["wide"] + columns["first"]) ** 2,
+            "narrow": columns["narrow"] ** 2,
+            "more": (columns["more"] + columns["last"]) ** 2,
+        },
+        "hidden": {"first": (rows["first"] + rows["more"]) ** 2},
+        "depth": {
+            "wide": sum((rows[name] ** 2).sum() for name in ("wide", "depthwise", "narrow")).view(1),
+        },
+        "shape": {"wide": products["wide.weight"].flatten(1).norm(dim=0) ** 2},
+    }[kind]
+    weighted = [WeightedSet(found, 1.0) for found in find_groups(structure, kind)]
+    budget = Budget([entry.group_set for entry in weighted], watcher(structure))
+    target = Target({"macs": 0.5}, None, 1.0)
+    controller = TargetController(weighted, target, budget, 60, ["depthwise.weight"])
+    controller.look(parameters)
+    found = {
+        entry.group_set.label.partition("+")[0]: note.worth
+        for entry, note in zip(weighted, controller.notes, strict=True)
+    }
+    for label, worth in wanted.items():
+        torch.testing.assert_close(found[label], 0.05 * worth)
+
+
+def test_the_depthwise_convolutions_of_a_network_are_found(data, example, monkeypatch):
+    seen = []
+
+    class Controller(TargetController):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            seen.append(self.series)
+
+    module = importlib.import_module("sslcli.targeting.train")
+    monkeypatch.setattr(module, "TargetController", Controller)
+    regularize(Mixed(), example, data, options=options(epochs=1, target={"macs": 0.9}), batch_size=48)
+    assert [{"depthwise.weight"} <= series for series in seen] == [True]
+    assert not any("wide.weight" in series or "conv.weight" in series for series in seen)
 
 
 def test_the_last_choice_goes_on_for_what_is_not_met(trained, data, example):

@@ -28,6 +28,9 @@ torch.manual_seed(0)
 folder, steps = Path(sys.argv[2]), int(sys.argv[3])
 net = conftest.Net(norm=False).to(getattr(torch, sys.argv[4]))
 data = DataSource("blobs", conftest.Blobs(96, noisy=True), conftest.Blobs(47, 1), None, None, (1, 8, 8))
+layouts = []
+net.conv2.register_forward_pre_hook(
+    lambda conv, _: layouts.append(conv.weight.is_contiguous(memory_format=torch.channels_last)))
 penalties = [WeightedSet(conftest.conv_set("conv2", net.conv2.weight, k), 8e-3) for k in ("filter", "shape")]
 options = RegularizeOptions(epochs=4, finetune_epochs=1, lr=0.05, schedule="constant")
 class Enough(Exception):
@@ -40,7 +43,8 @@ with joined("cpu") as world:
     observers = [MetricsFile(folder / "metrics.jsonl"), stop] if world.writes else []
     result = fit(net, None, data, options, batch_size=16, penalties=penalties, world=world,
                  observers=observers, state_path=folder / "state")
-    torch.save({"model": net.state_dict(), "metrics": result.metrics, "zeros": result.zero_groups},
+    torch.save({"model": net.state_dict(), "metrics": result.metrics, "zeros": result.zero_groups,
+                "channels_last": any(layouts)},
                folder / f"final{world.rank}.pt")
 """
 
@@ -116,6 +120,7 @@ def test_processes_together_give_the_weights_of_one(count, layout, tmp_path):
     for other in many:
         assert distance(other["model"], one["model"]) < 1e-9
         assert other["zeros"] == one["zeros"]
+        assert other["channels_last"] == (layout == "channels-last")
         assert other["metrics"] == pytest.approx(one["metrics"], rel=1e-9)
         assert all(torch.equal(other["model"][n], many[0]["model"][n]) for n in other["model"])
     assert one["zeros"]["shape"][0] > 0
