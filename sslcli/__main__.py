@@ -6,8 +6,9 @@ import sys
 from sslcli.cli.main import main
 
 code = main()
-if code and os.environ.get("WORLD_SIZE", "1") != "1":
-    # With an exchange under way that a dead process will not answer, torch can keep Python from ending.
+if os.environ.get("WORLD_SIZE", "1") != "1":
+    # Threads of gloo outlive the process group where a model was distributed. While Python ends, one of them
+    # can abort a run that is done, or wait for an exchange that a dead process will not answer.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

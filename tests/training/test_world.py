@@ -13,7 +13,7 @@ from sslcli.errors import UsageError
 from sslcli.training.world import ALONE, World
 
 SCRIPT = """
-import sys, torch
+import os, sys, torch
 sys.path.insert(0, sys.argv[1])
 import conftest
 from pathlib import Path
@@ -46,10 +46,11 @@ with joined("cpu") as world:
     torch.save({"model": net.state_dict(), "metrics": result.metrics, "zeros": result.zero_groups,
                 "channels_last": any(layouts)},
                folder / f"final{world.rank}.pt")
+os._exit(0)  # as sslcli/__main__.py does: threads of gloo can abort a process that ends in Python's way
 """
 
 LOOKING = """
-import sys, torch
+import os, sys, torch
 sys.path.insert(0, sys.argv[1])
 import conftest
 from pathlib import Path
@@ -75,6 +76,7 @@ class Looking:
 with joined("cpu") as world:
     fit(net, None, data, RegularizeOptions(epochs=2), batch_size=16, controller=Looking(), world=world)
     torch.save(torch.stack(seen), Path(sys.argv[2]) / f"final{world.rank}.pt")
+os._exit(0)
 """
 
 
