@@ -25,7 +25,7 @@ import sslcli
 from sslcli.data.catalogue import load_data
 from sslcli.graph.groups import GroupSet, find_groups
 from sslcli.graph.normalise import normalise
-from sslcli.graph.readers import readers
+from sslcli.graph.readers import depthwise_weights
 from sslcli.graph.slots import analyse
 from sslcli.graph.trace import trace
 from sslcli.sparsity.bound import bind, spread
@@ -54,7 +54,7 @@ def main() -> int:
     sets = find_groups(structure, "filter")
     controller = of_targets.TargetController(
         [WeightedSet(found, 1.0) for found in sets], Target({"macs": 0.5}, None, 1.0),
-        Budget(sets, watcher(structure)), 60, [layer.name for layer in readers(structure) if layer.depthwise],
+        Budget(sets, watcher(structure)), 60, depthwise_weights(structure),
     )  # fmt: skip
     parameters = dict(model.named_parameters())
     for first in range(0, asked.samples, BATCH):

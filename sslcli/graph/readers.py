@@ -82,6 +82,12 @@ def readers(structure: Structure) -> list[Reader]:
     return found
 
 
+def depthwise_weights(structure: Structure) -> list[str]:
+    """The parameters that hold the weights of depthwise convolutions, both of a weight norm."""
+    layers = [layer for layer in readers(structure) if layer.depthwise]
+    return [name for layer in layers for name in (layer.name, layer.scale) if name is not None]
+
+
 def _vector(structure: Structure, node: fx.Node, axis: int) -> Tensor:
     along = [facet for facet in structure.of(node) if facet.shape[axis] > 1]
     if len(along) == 1 and varying(along[0]) == (axis,):

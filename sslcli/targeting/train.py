@@ -15,7 +15,7 @@ from sslcli.data.catalogue import load_data
 from sslcli.data.source import DataSource
 from sslcli.graph.groups import GroupSet
 from sslcli.graph.normalise import normalise
-from sslcli.graph.readers import readers
+from sslcli.graph.readers import depthwise_weights
 from sslcli.graph.slots import Structure, analyse
 from sslcli.graph.trace import trace
 from sslcli.options.training import RegularizeOptions, TrainOptions, completed, nothing_may_go
@@ -177,9 +177,7 @@ def regularize(
     if course is not None:
         controller = Replay(penalties, course, budget.settle)
     elif target is not None:
-        depthwise = [layer for layer in readers(structure) if layer.depthwise]
-        series = [str(name) for layer in depthwise for name in (layer.name, layer.scale)]
-        controller = TargetController(penalties, target, budget, steps, series)
+        controller = TargetController(penalties, target, budget, steps, depthwise_weights(structure))
     result = fit(
         trained,
         task,
