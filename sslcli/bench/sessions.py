@@ -175,6 +175,17 @@ def require_ready(provider: Provider) -> None:
         require_cuda_starts()
 
 
+def least_model() -> bytes:
+    """A model of one node over two numbers: whether a provider works, and what a call costs."""
+    value = functools.partial(onnx.helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT, shape=[2])
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "least", [value("x")], [value("y")])
+    opset = onnx.helper.make_opsetid("", 13)
+    model: onnx.ModelProto = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    serialized: bytes = model.SerializeToString()
+    return serialized
+
+
 @functools.cache
 def require_cuda_starts() -> None:
     """Raise DeviceError if the CUDA provider cannot run a model of one node; loads its libraries first.
@@ -184,16 +195,11 @@ def require_cuda_starts() -> None:
     if hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             ort.preload_dlls()
-    value = functools.partial(onnx.helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT, shape=[2])
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Relu", ["x"], ["y"])], "probe", [value("x")], [value("y")]
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
     options = ort.SessionOptions()
     options.log_severity_level = 3
     try:
         session = ort.InferenceSession(
-            model.SerializeToString(), options, providers=[PROVIDER_NAMES["cuda"]], enable_fallback=0
+            least_model(), options, providers=[PROVIDER_NAMES["cuda"]], enable_fallback=0
         )
         require_session_provider(session, "cuda")
         session.run(None, {"x": np.ones(2, np.float32)})

@@ -29,7 +29,7 @@ from sslcli.lowering.timings import Timed, cache_folder, question, recall, remem
 from sslcli.options.export import DType
 
 _log = logging.getLogger(__name__)
-_CONFIRM_S = 2.0
+_CONFIRM_S = 2.0  # for the whole model, where a layer gets a second
 _BLOCKS = (1, 4, 8, 16)
 
 
@@ -157,7 +157,7 @@ def _cheaper_norms(
     if expanded is base:
         return base, []
     models = {DENSE: convert(base, dtype), "expand": convert(expanded, dtype)}
-    timings = measure(models, replace(settings, budget_s=_CONFIRM_S))
+    timings = measure(models, replace(settings, budget_s=_confirm_s(settings)))
     if best(timings) == DENSE:
         return base, []
     note = "written out; timed on the whole model"
@@ -228,7 +228,7 @@ def _whole_timings(
             models[name] = model
     if len(models) == 1:
         return {}
-    settings = replace(settings, budget_s=_CONFIRM_S)
+    settings = replace(settings, budget_s=_confirm_s(settings))
     asked = [f"{name}:{region_key(model)}" for name, model in models.items()]
     key = question("whole", [*asked, dtype], settings)
     kept = recall(folder, key) if folder else None
@@ -236,6 +236,11 @@ def _whole_timings(
     if folder and kept is None:
         remember(folder, key, timings)
     return timings
+
+
+def _confirm_s(settings: RunSettings) -> float:
+    """Seconds for the whole model: less where the caller is in a hurry."""
+    return _CONFIRM_S * min(1.0, settings.budget_s)
 
 
 def _changed(filters: int, gone: int, added: int) -> str:
@@ -371,7 +376,7 @@ def _confirmed(
     dtype: DType,
 ) -> tuple[onnx.ModelProto, list[Decision], Ratio | None]:
     """Time the whole model; while it is slower than dense, take back the weakest half of the choices."""
-    settings = replace(settings, budget_s=max(_CONFIRM_S, settings.budget_s))
+    settings = replace(settings, budget_s=max(_confirm_s(settings), settings.budget_s))
     ratio = _whole_ratio(base, lowered, settings, dtype)
     while used and ratio.value < 1.0:
         own = {d.layer: d for d in decisions if d.layer in used and d.op_type != "channels"}

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from sslcli.graph.groups import GroupSet
 from sslcli.sparsity.zeros import zero_masks
 from sslcli.targeting.bundles import Bundle, Bundler
-from sslcli.targeting.latency import Latency, LatencyTable
+from sslcli.targeting.latency import Latency
 from sslcli.targeting.left import Watch
 from sslcli.targeting.norms import Norm, settled
 
 _REFRESHES = 4  # in a run; between them costs drift as their layers' other sides shrink
+_HALVINGS = 8
+_HARDLY_LESS = 0.98
 
 
 class Budget:
@@ -28,10 +30,14 @@ class Budget:
         bundler: says which groups go together; None: each goes by itself.
         model: whose norms forget the filters that go for good.
         norms: of the model.
+        aim: fraction of the latency that is to be left, near which its estimates are corrected first; None:
+            there is none.
 
     Attributes:
         costs: name of a fraction -> what one group of each set makes of it, as a part of its bundle.
-        corrections: name of a fraction -> measured / estimated.
+        corrections: name of a fraction -> (estimated, measured), the last that there was. Estimates are right
+            for the whole network; between it and what was measured they are corrected linearly, beyond that
+            in proportion.
     """
 
     def __init__(
@@ -42,12 +48,13 @@ class Budget:
         bundler: Bundler | None = None,
         model: nn.Module | None = None,
         norms: Sequence[Norm] = (),
+        aim: float | None = None,
     ) -> None:
         self.sets, self.watch, self.latency = list(sets), watch, latency
-        self.model, self.norms = model, list(norms)
+        self.model, self.norms, self.aim = model, list(norms), aim
         self.bundler = bundler or Bundler(None, sets)
         self.costs: dict[str, list[float]] = {}
-        self.corrections: dict[str, float] = {}
+        self.corrections: dict[str, tuple[float, float]] = {}
         self._refreshed = -1
 
     @torch.no_grad()
@@ -58,7 +65,10 @@ class Budget:
     def now(self, parameters: Mapping[str, Tensor]) -> dict[str, float]:
         """The fractions that pruning now would leave, estimates corrected."""
         found = self.watch(parameters)
-        return {name: value * self.corrections.get(name, 1.0) for name, value in found.items()}
+        return {
+            name: corrected(value, *self.corrections[name]) if name in self.corrections else value
+            for name, value in found.items()
+        }
 
     @torch.no_grad()
     def correct(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> dict[str, float]:
@@ -67,8 +77,26 @@ class Budget:
             return {}
         pruned = self._without(parameters, gone)
         estimated, measured = self.watch(pruned)["latency"], self.latency.measure(pruned)
-        self.corrections["latency"] = measured / max(estimated, 1e-9)
+        self.corrections["latency"] = (estimated, measured)
         return {"latency": measured}
+
+    @torch.no_grad()
+    def correct_near_aim(self, parameters: Mapping[str, Tensor]) -> None:
+        """Correct the estimates by what is left of the latency where all sets are cut alike, near the aim.
+
+        What a cut makes of the time goes by steps (of whole blocks of channels), and some are close to the
+        whole network; groups that were chosen by uncorrected estimates on the way could not come back.
+        """
+        if self.aim is None:
+            return
+        whole = [torch.zeros(group_set.count, dtype=torch.bool) for group_set in self.sets]
+        living = self._living(whole)
+        low, high = 0.0, 1.0
+        for _ in range(_HALVINGS):
+            share = (low + high) / 2
+            left = self.watch(self._without(parameters, _cut_alike(whole, living, share)))["latency"]
+            low, high = (share, high) if left > self.aim else (low, share)
+        self.correct(parameters, _cut_alike(whole, living, low))
 
     @torch.no_grad()
     def settle(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> None:
@@ -87,7 +115,10 @@ class Budget:
         }
 
     def refresh(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], position: float) -> None:
-        """Measure anew what one group of each set costs, a few times in a run.
+        """Reckon anew what one group of each set costs, a few times in a run.
+
+        A latency is measured with it: at the start, and where the run is long enough for that, before the
+        end; the choice measures anyway.
 
         Args:
             parameters: by name.
@@ -97,8 +128,10 @@ class Budget:
         due = int(position * _REFRESHES)
         if due <= self._refreshed:
             return
+        if self._refreshed < 0:
+            self.correct_near_aim(parameters)
         self._refreshed = due
-        if due:
+        if 0 < due < _REFRESHES and self.latency is not None and self.latency.affordable(position):
             self.correct(parameters, gone)
         whole = self.left(parameters, gone)
         self.costs = {name: [] for name in whole}
@@ -132,20 +165,19 @@ class Budget:
 
     def state(self) -> dict[str, Any]:
         """All that changes during a run."""
-        table = None if self.latency is None else self.latency.table.to_json()
         return {
             "costs": self.costs,
             "refreshed": self._refreshed,
             "corrections": self.corrections,
-            "table": table,
+            "latency": None if self.latency is None else self.latency.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         self.costs, self._refreshed = dict(state["costs"]), state["refreshed"]
-        self.corrections = dict(state["corrections"])
-        if self.latency is not None:  # times vary from one measurement to the next, a run must not
-            self.latency.table = LatencyTable.from_json(state["table"])
+        self.corrections = {name: (pair[0], pair[1]) for name, pair in state["corrections"].items()}
+        if self.latency is not None:
+            self.latency.restore(state["latency"])
 
     def _living(self, gone: Sequence[Tensor]) -> list[list[Bundle]]:
         """By set, the bundles with a group of it that is still there."""
@@ -172,3 +204,24 @@ class Budget:
                 marked[number][group] = True
         # those already gone count too, as they do where a bundle is priced
         return self.left(parameters, marked), max(1, sum(map(len, taken)))
+
+
+def corrected(value: float, estimated: float, measured: float) -> float:
+    """An estimate, corrected by what was measured where ``estimated`` had been estimated.
+
+    Linear between the whole network, which is 1 by either, and the place of the measurement; beyond it, or
+    where that place is hardly off the whole, in proportion.
+    """
+    if value <= estimated or estimated >= _HARDLY_LESS:
+        return value * measured / max(estimated, 1e-9)
+    return measured + (1 - measured) * (value - estimated) / (1 - estimated)
+
+
+def _cut_alike(whole: Sequence[Tensor], living: Sequence[Sequence[Bundle]], share: float) -> list[Tensor]:
+    """Masks of a share of every set's bundles; one of each set stays."""
+    gone = [mask.clone() for mask in whole]
+    for bundles in living:
+        for bundle in bundles[: min(round(share * len(bundles)), len(bundles) - 1)]:
+            for number, group in bundle:
+                gone[number][group] = True
+    return gone

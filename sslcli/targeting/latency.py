@@ -14,9 +14,11 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import time
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from torch import Tensor, nn
 from sslcli.bench import RunSettings, paired_ratio, time_models
 from sslcli.bench.graphs import shaped_graph
 from sslcli.bench.layers import match_layers
+from sslcli.bench.sessions import least_model
 from sslcli.graph.ops import bind, shape_of
 from sslcli.graph.readers import Reader, readers
 from sslcli.graph.slots import Structure
@@ -39,10 +42,13 @@ from sslcli.targeting.norms import Norm, settled
 from sslcli.training.world import ALONE, World
 
 _WIDTHS = (1.0, 0.75, 0.5, 0.25, 0.1)
+_BLOCK = 16  # channels that the CPU's convolutions take at once, where they are that many
 _LIVE_COLUMNS = (0.5, 0.25, 0.1)
 _TABLE = RunSettings(budget_s=0.5, rounds=1, warmup=1, min_blocks=3)
 _WHOLE = RunSettings(budget_s=2.0, rounds=4)
+_ON_THE_WAY = RunSettings(budget_s=0.8, rounds=4)
 _LOWERED = RunSettings(budget_s=0.3)
+_SHARE = 0.04  # of a run's time that may go into measuring what can be left out
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,8 @@ class LayerTimes:
     Attributes:
         filters: numbers of filters that were timed, ascending.
         channels: numbers of input channels that were timed, ascending.
-        ms: milliseconds of one sample, one row for each number of filters.
+        ms: milliseconds of one sample without the call, one row for each number of filters; none more than
+            those of a wider layer, as which it can be written.
         lowered: (share of live columns, time over dense) of its best lowering, ascending, the last (1, 1).
     """
 
@@ -79,10 +86,12 @@ class LatencyTable:
     Attributes:
         layers: by name.
         whole_ms: the whole dense model, exported, one sample on one thread.
+        call_ms: what a call costs whatever is computed, part of ``whole_ms``.
     """
 
     layers: Mapping[str, LayerTimes]
     whole_ms: float
+    call_ms: float = 0.0
 
     @property
     def layers_ms(self) -> float:
@@ -91,18 +100,19 @@ class LatencyTable:
 
     @property
     def rest_ms(self) -> float:
-        """What the whole model takes beyond its layers."""
-        return max(0.0, self.whole_ms - self.layers_ms)
+        """What the whole model takes beyond its layers and the call."""
+        return max(0.0, self.whole_ms - self.call_ms - self.layers_ms)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"whole_ms": self.whole_ms, "layers": {name: asdict(t) for name, t in self.layers.items()}}
+        layers = {name: asdict(times) for name, times in self.layers.items()}
+        return {"whole_ms": self.whole_ms, "call_ms": self.call_ms, "layers": layers}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> LatencyTable:
         """From ``to_json``'s values."""
         layers = {name: _times(entry) for name, entry in value["layers"].items()}
-        return cls(layers, float(value["whole_ms"]))
+        return cls(layers, float(value["whole_ms"]), float(value["call_ms"]))
 
 
 class Latency:
@@ -136,13 +146,15 @@ class Latency:
         self.live = live
         self.structure, self.columns = structure, columns
         self.layers, self.norms = readers(structure), list(norms)
+        self._began, self._spent, self._one = time.monotonic(), 0.0, 0.0
 
     @functools.cached_property
     def table(self) -> LatencyTable:
         """The times of the layers; all processes ask at the same place."""
         table = None
         if self.world.writes:
-            table = measure_table(self.exported, self.structure, columns=self.columns)
+            with self._timed():
+                table = measure_table(self.exported, self.structure, columns=self.columns)
         shared = self.world.share(table)
         assert shared is not None
         return shared
@@ -169,17 +181,54 @@ class Latency:
             total += times.at(size[channel], source[channel]) * times.lowering(share)
             written += math.prod(size)
         total += self.table.rest_ms * written / max(outputs, 1)
+        total += self.table.call_ms
         # layers that run alone start cold, so that those of a tiny network may sum up to more than the whole
-        return total / max(self.table.whole_ms, self.table.layers_ms)
+        return total / max(self.table.whole_ms, self.table.layers_ms + self.table.call_ms)
 
-    def measure(self, weights: Mapping[str, Tensor]) -> float:
-        """The latency that pruning ``weights`` leaves, of the exported model, as a fraction."""
+    def measure(self, weights: Mapping[str, Tensor], *, last: bool = False) -> float:
+        """The latency that pruning ``weights`` leaves, of the exported model, as a fraction.
+
+        Args:
+            weights: by name, with zero groups.
+            last: whether the run is judged by it; measured longer then.
+        """
         found = None
         if self.world.writes:
-            found = measured(self.exported, self._with(weights), self.example)
+            settings = _WHOLE if last else _ON_THE_WAY
+            with self._timed():
+                found = measured(self.exported, self._with(weights), self.example, settings)
         found = self.world.share(found)
         assert found is not None
         return found
+
+    def affordable(self, position: float) -> bool:
+        """Whether there is time to measure once more than must be, at the choice and at the end.
+
+        Args:
+            position: share of the run that is done, above 0; all processes ask at the same place.
+        """
+        run = (time.monotonic() - self._began) / position
+        return self.world.share(self._spent + 3 * self._one <= _SHARE * run)
+
+    def state(self) -> dict[str, Any]:
+        """All that changes during a run."""
+        clock = {"elapsed": time.monotonic() - self._began, "spent": self._spent, "one": self._one}
+        return {"table": self.table.to_json(), "clock": clock}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; with its table, as times vary from one measurement to the next."""
+        self.table = LatencyTable.from_json(state["table"])
+        clock = state["clock"]
+        self._began = time.monotonic() - clock["elapsed"]
+        self._spent, self._one = clock["spent"], clock["one"]
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Note what a measurement takes; the last says what one more would."""
+        before = time.monotonic()
+        yield
+        self._one = time.monotonic() - before
+        self._spent += self._one
 
     def _with(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """A copy of the model with other weights, and the buffers of the one that learns, settled."""
@@ -202,8 +251,10 @@ def measure_table(proto: onnx.ModelProto, structure: Structure, *, columns: bool
         structure: of the network, whose layers are looked for in the exported model.
         columns: time lowerings of layers with dead columns too.
     """
-    whole = _median_ms(time_models([proto.SerializeToString()], _WHOLE)[0].samples.ns)
-    found, _ = match_layers(shaped_graph(proto.SerializeToString(), _WHOLE), [])
+    serialized = proto.SerializeToString()
+    whole = _median_ms(time_models([serialized], _ON_THE_WAY)[0].samples.ns)
+    call = _median_ms(time_models([least_model()], replace(_TABLE, batch_size=2))[0].samples.ns)
+    found, _ = match_layers(shaped_graph(serialized, _WHOLE), [])
     pieces = {pair.base.name: onnx.ModelProto.FromString(pair.base.model) for pair in found}
     timed: dict[Any, LayerTimes] = {}
     layers = {}
@@ -213,22 +264,25 @@ def measure_table(proto: onnx.ModelProto, structure: Structure, *, columns: bool
             continue  # stays in the rest, which is not attributed to anything
         key = _alike(piece)
         if key not in timed:
-            timed[key] = _layer_times(piece, layer, columns)
+            timed[key] = _layer_times(piece, layer, columns, call)
         layers[layer.layer] = timed[key]
-    return LatencyTable(layers, whole)
+    return LatencyTable(layers, whole, call)
 
 
-def measured(dense: onnx.ModelProto, small: nn.Module, example: tuple[Any, ...]) -> float:
+def measured(
+    dense: onnx.ModelProto, small: nn.Module, example: tuple[Any, ...], settings: RunSettings = _WHOLE
+) -> float:
     """Latency of ``small``, pruned and exported, as a fraction of that of ``dense``, measured in turns."""
     pruned = prune(small, example, threshold=0.0)
     cut = lower(export_onnx(pruned.model, pruned.example), settings=_LOWERED).model
     protos = [dense, cut]
-    base, other = time_models([proto.SerializeToString() for proto in protos], _WHOLE)
+    base, other = time_models([proto.SerializeToString() for proto in protos], settings)
     return 1 / paired_ratio(base.samples.ns, other.samples.ns).value
 
 
-def _layer_times(piece: onnx.ModelProto, layer: Reader, columns: bool) -> LayerTimes:
-    filters, channels = _widths(layer.shape[0]), _widths(layer.shape[1])
+def _layer_times(piece: onnx.ModelProto, layer: Reader, columns: bool, call: float) -> LayerTimes:
+    block = 1 if layer.kind == "linear" else _BLOCK
+    filters, channels = (widths(size, block) for size in layer.shape[:2])
     if layer.kind == "conv_transpose":
         filters, channels = channels, filters
     if layer.depthwise:
@@ -236,10 +290,10 @@ def _layer_times(piece: onnx.ModelProto, layer: Reader, columns: bool) -> LayerT
     places = [(n, c) for n in filters for c in channels]
     models = [narrowed(piece, n, c, depthwise=layer.depthwise).SerializeToString() for n, c in places]
     medians = [_median_ms(timing.samples.ns) for timing in time_models(models, _TABLE)]
-    ms = tuple(tuple(medians[i : i + len(channels)]) for i in range(0, len(medians), len(channels)))
+    ms = np.maximum(np.array(medians).reshape(len(filters), len(channels)) - call, 0.0)
     taps = math.prod(layer.shape[2:])
     lowered = _lowered(piece) if columns and layer.kind == "conv" and taps > 1 and layer.groups == 1 else ()
-    return LayerTimes(filters, channels, ms, (*lowered, (1.0, 1.0)))
+    return LayerTimes(filters, channels, least_at(ms), (*lowered, (1.0, 1.0)))
 
 
 def _lowered(piece: onnx.ModelProto) -> tuple[tuple[float, float], ...]:
@@ -250,8 +304,20 @@ def _lowered(piece: onnx.ModelProto) -> tuple[tuple[float, float], ...]:
     return tuple(factors)
 
 
-def _widths(size: int) -> tuple[int, ...]:
-    return tuple(sorted({max(1, round(width * size)) for width in _WIDTHS}))
+def widths(size: int, block: int = 1) -> tuple[int, ...]:
+    """Numbers of channels to time, ascending.
+
+    Whole blocks, and the most of them below ``size``, as a channel more than those may cost twice as much.
+    """
+    plain = {max(1, round(width * size)) for width in _WIDTHS}
+    blocks = {number if number < block else number // block * block for number in plain}
+    return tuple(sorted(blocks | {size}))
+
+
+def least_at(ms: np.ndarray[Any, np.dtype[Any]]) -> tuple[tuple[float, ...], ...]:
+    """The least time of each width or any wider one, (filters, channels): zeros can be added to a layer."""
+    down = np.minimum.accumulate(ms[::-1], axis=0)[::-1]
+    return tuple(tuple(map(float, row)) for row in np.minimum.accumulate(down[:, ::-1], axis=1)[:, ::-1])
 
 
 def _between(places: Sequence[float], values: Sequence[float], at: float) -> float:

@@ -171,7 +171,8 @@ def regularize(
     sets = [weighted.group_set for weighted in penalties]
     chooses = structure if options.target and course is None else None
     bundler = Bundler(chooses, sets, [weighted.strength > 0 for weighted in penalties])
-    budget = Budget(sets, watch, latency, bundler, trained, norms)
+    aim = None if latency is None else options.target["latency"]
+    budget = Budget(sets, watch, latency, bundler, trained, norms, aim)
     target = _target(trained, task, source, options, world)
     controller: TargetController | Replay | None = None
     if course is not None:
@@ -211,7 +212,9 @@ def regularize(
     trained_result = TrainResult(trained.cpu().eval(), example, result, found)
     if target is None:
         return trained_result
-    measured = {} if latency is None else {"latency": latency.measure(dict(trained.named_parameters()))}
+    measured = {}
+    if latency is not None:
+        measured["latency"] = latency.measure(dict(trained.named_parameters()), last=True)
     return _judged(trained_result, target, measured)
 
 

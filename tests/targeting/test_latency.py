@@ -1,6 +1,8 @@
 import copy
 import signal
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,7 +14,9 @@ from sslcli.graph.trace import trace
 from sslcli.options.training import RegularizeOptions
 from sslcli.targeting import latency as module
 from sslcli.targeting import regularize
-from sslcli.targeting.latency import Latency, LatencyTable, LayerTimes
+from sslcli.targeting.budget import Budget, corrected
+from sslcli.targeting.groups import weighted_sets
+from sslcli.targeting.latency import Latency, LatencyTable, LayerTimes, least_at, widths
 from sslcli.targeting.left import watcher
 
 TIMES = LayerTimes((2, 4), (1, 3), ((1.0, 2.0), (3.0, 6.0)), ((0.5, 0.25), (1.0, 1.0)))
@@ -29,9 +33,36 @@ def test_times_are_linear_between_what_was_measured():
 
 
 def test_a_table_survives_json():
-    table = LatencyTable({"conv": TIMES}, 8.0)
-    assert table.rest_ms == 2
+    table = LatencyTable({"conv": TIMES}, 8.0, 0.5)
+    assert table.rest_ms == 1.5
     assert LatencyTable.from_json(table.to_json()) == table
+
+
+@pytest.mark.parametrize(
+    ("size", "block", "expected"),
+    [
+        (50, 1, (5, 12, 25, 38, 50)),
+        (50, 16, (5, 12, 16, 32, 48, 50)),  # 48 of 50 channels take half as long
+        (20, 16, (2, 5, 10, 15, 16, 20)),
+        (64, 16, (6, 16, 32, 48, 64)),
+        (1, 16, (1,)),
+    ],
+)
+def test_whole_blocks_of_channels_are_timed(size, block, expected):
+    assert widths(size, block) == expected
+
+
+def test_a_layer_takes_no_longer_than_a_wider_one_since_zeros_can_be_added():
+    ms = np.array([[2.0, 3.0, 2.5], [4.0, 1.0, 5.0], [3.0, 6.0, 6.0]])
+    assert least_at(ms) == ((1.0, 1.0, 2.5), (1.0, 1.0, 5.0), (3.0, 6.0, 6.0))
+
+
+def test_an_estimate_is_right_for_the_whole_network_and_where_it_was_measured():
+    assert corrected(1.0, 0.5, 0.3) == 1.0
+    assert corrected(0.5, 0.5, 0.3) == pytest.approx(0.3)
+    assert corrected(0.75, 0.5, 0.3) == pytest.approx(0.65)
+    assert corrected(0.25, 0.5, 0.3) == pytest.approx(0.15)
+    assert corrected(0.99, 1.0, 0.9) == pytest.approx(0.891)
 
 
 def proportional(shapes):
@@ -75,7 +106,7 @@ def test_a_latency_target_is_met_by_what_is_measured(monkeypatch, trained, data,
     structure = analyse(normalise(trace(trained, example)))
     watch = watcher(structure)
 
-    def measure(self, weights):
+    def measure(self, weights, last=False):
         return min(1.0, slower * watch(weights)["macs"])
 
     monkeypatch.setattr(Latency, "measure", measure)
@@ -101,7 +132,7 @@ def test_a_continued_run_does_not_measure_the_table_again(
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(module, "measure_table", measure_table)
-    monkeypatch.setattr(Latency, "measure", lambda self, weights: watch(weights)["macs"])
+    monkeypatch.setattr(Latency, "measure", lambda self, weights, last=False: watch(weights)["macs"])
     options = RegularizeOptions(epochs=4, lr=0.03, finetune_epochs=1, target={"latency": 0.7})
     values = {"options": options, "batch_size": 16, "state_path": tmp_path / "state"}
     with pytest.raises(Interrupted):
@@ -113,6 +144,75 @@ def test_a_continued_run_does_not_measure_the_table_again(
     assert len(calls) == 2
 
 
+def test_before_a_run_estimates_are_corrected_near_the_aim(monkeypatch, net, example, table):
+    structure = analyse(normalise(trace(net, example)))
+    options = RegularizeOptions(structures={"filter": 1.0}, target={"latency": 0.5})
+    penalties = weighted_sets(structure, options.structures, False, options.depth_unit)
+    sets = [weighted.group_set for weighted in penalties]
+    latency = Latency(net, example, structure)
+    watch = watcher(structure, latency.estimate)
+    parameters = dict(net.named_parameters())
+    seen = []
+
+    def measure(self, weights):
+        seen.append(watch(weights)["latency"])
+        return 0.6 * seen[-1]
+
+    monkeypatch.setattr(Latency, "measure", measure)
+    budget = Budget(sets, watch, latency, aim=0.5)
+    none = [torch.zeros(group_set.count, dtype=torch.bool) for group_set in sets]
+    budget.refresh(parameters, none, 0.0)
+    assert seen == [pytest.approx(0.5, abs=0.12)]  # sets of a dozen filters
+    assert budget.left(parameters, none)["latency"] == pytest.approx(1.0)
+    half = [torch.arange(group_set.count) >= group_set.count // 2 for group_set in sets]
+    assert budget.left(parameters, half)["latency"] < watch(budget._without(parameters, half))["latency"]
+    budget.refresh(parameters, none, 0.1)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(("affordable", "expected"), [(False, 3), (True, 6)])
+def test_a_short_run_measures_at_the_start_the_choice_and_the_end_alone(
+    monkeypatch, trained, data, example, table, affordable, expected
+):
+    calls, watch = [], watcher(analyse(normalise(trace(trained, example))))
+
+    def measure(self, weights, last=False):
+        calls.append(last)
+        return watch(weights)["macs"] / 2
+
+    monkeypatch.setattr(Latency, "measure", measure)
+    monkeypatch.setattr(Latency, "affordable", lambda self, position: affordable)
+    options = RegularizeOptions(epochs=6, lr=0.03, finetune_epochs=1, target={"latency": 0.7})
+    regularize(trained, example, data, options=options, batch_size=16)
+    assert calls == [False] * (expected - 1) + [True]
+
+
+def test_what_may_be_measured_on_the_way_is_a_share_of_the_run(monkeypatch, table):
+    now = [0.0]
+
+    def measure(*_arguments, **_values):
+        now[0] += 5.0
+        return table
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(module, "readers", lambda structure: [])
+    monkeypatch.setattr(module, "measure_table", measure)
+    monkeypatch.setattr(Latency, "exported", None)
+    latency = Latency(nn.Identity(), (), None)
+    assert latency.table is table
+    now[0] = 100.0  # of 400: 16 s may go, 5 have gone, 5 now, 5 at the choice, 5 at the end
+    assert not latency.affordable(0.25)
+    now[0] = 130.0
+    assert latency.affordable(0.25)
+    state = latency.state()
+    now[0] += 1000.0  # the run was stopped for so long
+    other = Latency(nn.Identity(), (), None)
+    other.restore(state)
+    assert other.state() == state
+    assert other.affordable(0.25)
+    assert not other.affordable(0.5)
+
+
 def test_what_is_measured_has_the_statistics_of_norms_as_training_left_them(monkeypatch):
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)).eval()
     live, seen = copy.deepcopy(net), []
@@ -120,7 +220,7 @@ def test_what_is_measured_has_the_statistics_of_norms_as_training_left_them(monk
         live[1].running_mean += 1.0
         live[0].weight[0] = 0
     monkeypatch.setattr(Latency, "exported", None)
-    monkeypatch.setattr(module, "measured", lambda exported, small, example: seen.append(small) or 0.5)
+    monkeypatch.setattr(module, "measured", lambda exported, small, *_: seen.append(small) or 0.5)
     monkeypatch.setattr(module, "readers", lambda structure: [])
     latency = Latency(net, (), None, live=live)
     assert latency.measure(dict(live.named_parameters())) == 0.5
