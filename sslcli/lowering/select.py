@@ -29,7 +29,7 @@ from sslcli.lowering.timings import Timed, cache_folder, question, recall, remem
 from sslcli.options.export import DType
 
 _log = logging.getLogger(__name__)
-_CONFIRM_S = 2.0  # for the whole model, where a layer gets a second
+_WHOLE_S = 2.0
 _BLOCKS = (1, 4, 8, 16)
 
 
@@ -85,6 +85,7 @@ def lower(
     settings: RunSettings | None = None,
     dtype: DType = "fp32",
     cache: bool = True,
+    whole_s: float = _WHOLE_S,
 ) -> Lowered:
     """Replace layers with structured zeros by forms that standard kernels run faster.
 
@@ -95,6 +96,7 @@ def lower(
         settings: the target's provider, threads and batch size, and the seconds of measurement for a layer.
         dtype: precision in which candidates are timed; the model that comes back is float32.
         cache: use timings of earlier runs on this host, and keep new ones.
+        whole_s: seconds of measurement for what is timed on the whole model.
 
     Raises:
         UsageError: no form is called ``choice``.
@@ -118,8 +120,10 @@ def lower(
     references = check.references_of(base, input_shape=settings.input_shape)
     start, decisions = base, list[Decision]()
     if choice == "auto":
-        plain, norms = _cheaper_norms(base, settings, dtype)
-        start, decisions, sparse = _other_channels(plain, references, settings, dtype, folder)
+        plain, norms = _cheaper_norms(base, replace(settings, budget_s=whole_s), dtype)
+        start, decisions, sparse = _other_channels(
+            plain, references, replace(settings, budget_s=whole_s), dtype, folder
+        )
         decisions = [*norms, *decisions]
     else:
         sparse = {name for name, site in find_sites(start).items() if is_sparse(site)}
@@ -137,7 +141,8 @@ def lower(
             used[name] = fragment
     speedup = None
     if choice == "auto" and lowered is not base:
-        lowered, decisions, speedup = _confirmed(base, start, lowered, decisions, used, settings, dtype)
+        whole = replace(settings, budget_s=max(whole_s, settings.budget_s))
+        lowered, decisions, speedup = _confirmed(base, start, lowered, decisions, used, whole, dtype)
     check.check_structure(lowered)
     errors = check.require_references(
         lowered,
@@ -157,7 +162,7 @@ def _cheaper_norms(
     if expanded is base:
         return base, []
     models = {DENSE: convert(base, dtype), "expand": convert(expanded, dtype)}
-    timings = measure(models, replace(settings, budget_s=_confirm_s(settings)))
+    timings = measure(models, settings)
     if best(timings) == DENSE:
         return base, []
     note = "written out; timed on the whole model"
@@ -228,7 +233,6 @@ def _whole_timings(
             models[name] = model
     if len(models) == 1:
         return {}
-    settings = replace(settings, budget_s=_confirm_s(settings))
     asked = [f"{name}:{region_key(model)}" for name, model in models.items()]
     key = question("whole", [*asked, dtype], settings)
     kept = recall(folder, key) if folder else None
@@ -236,11 +240,6 @@ def _whole_timings(
     if folder and kept is None:
         remember(folder, key, timings)
     return timings
-
-
-def _confirm_s(settings: RunSettings) -> float:
-    """Seconds for the whole model: less where the caller is in a hurry."""
-    return _CONFIRM_S * min(1.0, settings.budget_s)
 
 
 def _changed(filters: int, gone: int, added: int) -> str:
@@ -376,7 +375,6 @@ def _confirmed(
     dtype: DType,
 ) -> tuple[onnx.ModelProto, list[Decision], Ratio | None]:
     """Time the whole model; while it is slower than dense, take back the weakest half of the choices."""
-    settings = replace(settings, budget_s=max(_confirm_s(settings), settings.budget_s))
     ratio = _whole_ratio(base, lowered, settings, dtype)
     while used and ratio.value < 1.0:
         own = {d.layer: d for d in decisions if d.layer in used and d.op_type != "channels"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,10 @@ from sslcli.targeting.norms import Norm, settled
 
 _REFRESHES = 4  # in a run; between them costs drift as their layers' other sides shrink
 _HALVINGS = 8
-_HARDLY_LESS = 0.98
+_CLOSE = 0.02  # estimates that are of one place
+_SPREAD = ("shape", "filter2d")  # whose groups in order would be whole channels or filters
+
+Place = tuple[float, float]  # what was estimated and what was measured
 
 
 class Budget:
@@ -35,9 +39,7 @@ class Budget:
 
     Attributes:
         costs: name of a fraction -> what one group of each set makes of it, as a part of its bundle.
-        corrections: name of a fraction -> (estimated, measured), the last that there was. Estimates are right
-            for the whole network; between it and what was measured they are corrected linearly, beyond that
-            in proportion.
+        corrections: name of a fraction -> the places where it was measured, for ``corrected``.
     """
 
     def __init__(
@@ -54,8 +56,8 @@ class Budget:
         self.model, self.norms, self.aim = model, list(norms), aim
         self.bundler = bundler or Bundler(None, sets)
         self.costs: dict[str, list[float]] = {}
-        self.corrections: dict[str, tuple[float, float]] = {}
-        self._refreshed = -1
+        self.corrections: dict[str, list[Place]] = {}
+        self._refreshed, self._priced = -1, False
 
     @torch.no_grad()
     def left(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> dict[str, float]:
@@ -66,7 +68,7 @@ class Budget:
         """The fractions that pruning now would leave, estimates corrected."""
         found = self.watch(parameters)
         return {
-            name: corrected(value, *self.corrections[name]) if name in self.corrections else value
+            name: corrected(value, self.corrections[name]) if name in self.corrections else value
             for name, value in found.items()
         }
 
@@ -77,7 +79,9 @@ class Budget:
             return {}
         pruned = self._without(parameters, gone)
         estimated, measured = self.watch(pruned)["latency"], self.latency.measure(pruned)
-        self.corrections["latency"] = (estimated, measured)
+        known = self.corrections.get("latency", [])
+        self.corrections["latency"] = agreeing(known, (estimated, measured))
+        self._priced = False
         return {"latency": measured}
 
     @torch.no_grad()
@@ -90,13 +94,20 @@ class Budget:
         if self.aim is None:
             return
         whole = [torch.zeros(group_set.count, dtype=torch.bool) for group_set in self.sets]
-        living = self._living(whole)
-        low, high = 0.0, 1.0
+        living = [
+            _spread(bundles) if group_set.structure in _SPREAD else bundles
+            for group_set, bundles in zip(self.sets, self._living(whole), strict=True)
+        ]
+        low, high, cut = 0.0, 1.0, whole
         for _ in range(_HALVINGS):
             share = (low + high) / 2
-            left = self.watch(self._without(parameters, _cut_alike(whole, living, share)))["latency"]
-            low, high = (share, high) if left > self.aim else (low, share)
-        self.correct(parameters, _cut_alike(whole, living, low))
+            tried = _cut_alike(whole, living, share)
+            if self.watch(self._without(parameters, tried))["latency"] > self.aim:
+                low = share
+            else:
+                high, cut = share, tried
+        if any(bool(mask.any()) for mask in cut):
+            self.correct(parameters, cut)
 
     @torch.no_grad()
     def settle(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> None:
@@ -114,7 +125,13 @@ class Budget:
             for name, value in parameters.items()
         }
 
-    def refresh(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], position: float) -> None:
+    def refresh(
+        self,
+        parameters: Mapping[str, Tensor],
+        gone: Sequence[Tensor],
+        clock: float,
+        position: float | None = None,
+    ) -> None:
         """Reckon anew what one group of each set costs, a few times in a run.
 
         A latency is measured with it: at the start, and where the run is long enough for that, before the
@@ -123,22 +140,26 @@ class Budget:
         Args:
             parameters: by name.
             gone: groups that are on their way out, per set.
-            position: share of the run that is done.
+            clock: how far on the way to the target the run is, 0 to 1.
+            position: share of the penalised part that is done; default: that of the way.
         """
-        due = int(position * _REFRESHES)
-        if due <= self._refreshed:
+        due = int(clock * _REFRESHES)
+        if due <= self._refreshed and self._priced:
             return
         if self._refreshed < 0:
             self.correct_near_aim(parameters)
-        self._refreshed = due
-        if 0 < due < _REFRESHES and self.latency is not None and self.latency.affordable(position):
+        before, self._refreshed = self._refreshed, max(due, self._refreshed)
+        position = clock if position is None else position
+        on_the_way = max(before, 0) < due < _REFRESHES
+        if on_the_way and self.latency is not None and self.latency.affordable(position):
             self.correct(parameters, gone)
         whole = self.left(parameters, gone)
         self.costs = {name: [] for name in whole}
         for bundles in self._living(gone):
-            without, removed = self._without_some(parameters, gone, bundles)
-            for name, value in whole.items():
-                self.costs[name].append(max(0.0, value - without[name]) / removed)
+            found = self._savings(parameters, gone, bundles, whole)
+            for name, value in found.items():
+                self.costs[name].append(value)
+        self._priced = True
 
     def burden(self, number: int, target: Mapping[str, float], left: Mapping[str, float]) -> float:
         """What one group of a set costs, in shares of what has to go, as a part of its bundle.
@@ -168,14 +189,18 @@ class Budget:
         return {
             "costs": self.costs,
             "refreshed": self._refreshed,
+            "priced": self._priced,
             "corrections": self.corrections,
             "latency": None if self.latency is None else self.latency.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
-        self.costs, self._refreshed = dict(state["costs"]), state["refreshed"]
-        self.corrections = {name: (pair[0], pair[1]) for name, pair in state["corrections"].items()}
+        self.costs = dict(state["costs"])
+        self._refreshed, self._priced = state["refreshed"], state["priced"]
+        self.corrections = {
+            name: [(place[0], place[1]) for place in places] for name, places in state["corrections"].items()
+        }
         if self.latency is not None:
             self.latency.restore(state["latency"])
 
@@ -189,32 +214,75 @@ class Budget:
                 living[number].append(bundle)
         return living
 
-    def _without_some(
-        self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], bundles: Sequence[Bundle]
-    ) -> tuple[dict[str, float], int]:
-        """What would be left without a quarter of the bundles of a set, and how many groups those have.
+    def _savings(
+        self,
+        parameters: Mapping[str, Tensor],
+        gone: Sequence[Tensor],
+        bundles: Sequence[Bundle],
+        whole: Mapping[str, float],
+    ) -> dict[str, float]:
+        """What one group of a set saves of each fraction, as a part of a quarter of its bundles.
 
         One group alone may save nothing: under a padded convolution the first constant channel stays and
-        carries the constants of all that follow. Nor may some groups of a bundle, so whole ones go.
+        carries the constants of all that follow. Nor may some groups of a bundle, so whole ones go. Of a
+        latency, which goes by steps, the best of a quarter, half and three quarters counts.
         """
-        marked = [mask.clone() for mask in gone]
-        taken = bundles[: max(1, len(bundles) // 4)]
-        for bundle in taken:
-            for number, group in bundle:
-                marked[number][group] = True
-        # those already gone count too, as they do where a bundle is priced
-        return self.left(parameters, marked), max(1, sum(map(len, taken)))
+        found = dict.fromkeys(whole, 0.0)
+        for share in (0.25, 0.5, 0.75) if "latency" in whole else (0.25,):
+            marked = [mask.clone() for mask in gone]
+            taken = bundles[: max(1, int(share * len(bundles)))]
+            for bundle in taken:
+                for number, group in bundle:
+                    marked[number][group] = True
+            # those already gone count too, as they do where a bundle is priced
+            without, removed = self.left(parameters, marked), max(1, sum(map(len, taken)))
+            for name, value in whole.items():
+                if share == 0.25 or name == "latency":
+                    found[name] = max(found[name], (value - without[name]) / removed)
+        return found
 
 
-def corrected(value: float, estimated: float, measured: float) -> float:
-    """An estimate, corrected by what was measured where ``estimated`` had been estimated.
+def agreeing(known: Sequence[Place], new: Place) -> list[Place]:
+    """A new place and those of the known ones that agree with it, by their estimates.
 
-    Linear between the whole network, which is 1 by either, and the place of the measurement; beyond it, or
-    where that place is hardly off the whole, in proportion.
+    What was measured of other cuts tells of the course between; but where less is left by the estimate there
+    must be less by the clock too, by half of what would be in proportion at least, or nothing seems to be
+    saved by going on. So old places that are close by, or that would make the course flat, are forgotten.
     """
-    if value <= estimated or estimated >= _HARDLY_LESS:
+    slope = new[1] / max(new[0], 1e-9) / 2
+    kept = [
+        place
+        for place in known
+        if abs(place[0] - new[0]) >= _CLOSE and (place[1] - new[1]) / (place[0] - new[0]) >= slope
+    ]
+    return sorted([*kept, new])
+
+
+def corrected(value: float, places: Sequence[Place]) -> float:
+    """An estimate, corrected by what was measured of cuts of other estimates.
+
+    Linear between the places, and from the last to the whole network, which is 1 by either, where that agrees
+    with them; beyond them in proportion.
+
+    Args:
+        value: the estimate, as a fraction of the whole.
+        places: (estimated, measured), ascending; not empty.
+    """
+    known = [*places]
+    if agreeing([(1.0, 1.0)], places[-1])[-1] == (1.0, 1.0):
+        known.append((1.0, 1.0))
+    right = bisect_left(known, (value, 0.0))
+    if right in (0, len(known)):
+        estimated, measured = known[min(right, len(known) - 1)]
         return value * measured / max(estimated, 1e-9)
-    return measured + (1 - measured) * (value - estimated) / (1 - estimated)
+    (left, low), (end, high) = known[right - 1], known[right]
+    return low + (high - low) * (value - left) / (end - left)
+
+
+def _spread(bundles: Sequence[Bundle]) -> list[Bundle]:
+    """Bundles in an order in which no layer, channel or place comes first, always the same."""
+    order = torch.randperm(len(bundles), generator=torch.Generator().manual_seed(0))
+    return [bundles[number] for number in order.tolist()]
 
 
 def _cut_alike(whole: Sequence[Tensor], living: Sequence[Sequence[Bundle]], share: float) -> list[Tensor]:

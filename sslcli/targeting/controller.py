@@ -126,7 +126,8 @@ class TargetController:
                 name: 1 - (1 - limit) * min(1.0, self.clock / _ARRIVAL)
                 for name, limit in self.target.left.items()
             }
-            self.budget.refresh(signs.parameters, [note.slated for note in self.notes], self.clock)
+            slated = [note.slated for note in self.notes]
+            self.budget.refresh(signs.parameters, slated, self.clock, signs.position)
             self._slate(signs.parameters, allowed)
             self._press(signs, 1.0 if slowed else _GROWTH)
         return self.penalties()

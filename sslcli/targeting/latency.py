@@ -48,7 +48,8 @@ _TABLE = RunSettings(budget_s=0.5, rounds=1, warmup=1, min_blocks=3)
 _WHOLE = RunSettings(budget_s=2.0, rounds=4)
 _ON_THE_WAY = RunSettings(budget_s=0.8, rounds=4)
 _LOWERED = RunSettings(budget_s=0.3)
-_SHARE = 0.04  # of a run's time that may go into measuring what can be left out
+_LOWERED_WHOLE_S = 0.6
+_SHARE = 0.04  # of a run's time that all measuring may take before what can be left out is
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class LayerTimes:
     lowered: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
 
     def at(self, filters: float, channels: float) -> float:
-        """Milliseconds at a width, linear between what was timed; beyond the least width in proportion."""
+        """Milliseconds at a width, linear between what was timed; at the least width for less than it."""
         across = [_between(self.channels, row, channels) for row in self.ms]
         return _between(self.filters, across, filters)
 
@@ -92,16 +93,6 @@ class LatencyTable:
     layers: Mapping[str, LayerTimes]
     whole_ms: float
     call_ms: float = 0.0
-
-    @property
-    def layers_ms(self) -> float:
-        """The sum of the layers at their full width."""
-        return sum(times.ms[-1][-1] for times in self.layers.values())
-
-    @property
-    def rest_ms(self) -> float:
-        """What the whole model takes beyond its layers and the call."""
-        return max(0.0, self.whole_ms - self.call_ms - self.layers_ms)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -166,11 +157,12 @@ class Latency:
 
     def estimate(self, found: Cut, weights: Mapping[str, Tensor]) -> float:
         """The latency that a cut would leave, as a fraction of the dense one."""
-        total, written, outputs = 0.0, 0, 0
+        total, dense, written, outputs = 0.0, 0.0, 0, 0
         for layer in self.layers:
             times = self.table.layers.get(layer.layer)
             if times is None:
                 continue
+            dense += times.ms[-1][-1]
             outputs += math.prod(shape_of(layer.node))
             if executed(found, layer) == 0:
                 continue
@@ -180,10 +172,10 @@ class Latency:
             share = float(alive.sum()) / max(alive.numel(), 1)
             total += times.at(size[channel], source[channel]) * times.lowering(share)
             written += math.prod(size)
-        total += self.table.rest_ms * written / max(outputs, 1)
-        total += self.table.call_ms
         # layers that run alone start cold, so that those of a tiny network may sum up to more than the whole
-        return total / max(self.table.whole_ms, self.table.layers_ms + self.table.call_ms)
+        whole = max(self.table.whole_ms, dense + self.table.call_ms)
+        rest = whole - dense - self.table.call_ms
+        return (total + rest * written / max(outputs, 1) + self.table.call_ms) / whole
 
     def measure(self, weights: Mapping[str, Tensor], *, last: bool = False) -> float:
         """The latency that pruning ``weights`` leaves, of the exported model, as a fraction.
@@ -205,9 +197,10 @@ class Latency:
         """Whether there is time to measure once more than must be, at the choice and at the end.
 
         Args:
-            position: share of the run that is done, above 0; all processes ask at the same place.
+            position: share of the penalised part that is done, above 0; all processes ask at the same place.
         """
-        run = (time.monotonic() - self._began) / position
+        training = time.monotonic() - self._began - self._spent
+        run = training / position + self._spent
         return self.world.share(self._spent + 3 * self._one <= _SHARE * run)
 
     def state(self) -> dict[str, Any]:
@@ -274,14 +267,14 @@ def measured(
 ) -> float:
     """Latency of ``small``, pruned and exported, as a fraction of that of ``dense``, measured in turns."""
     pruned = prune(small, example, threshold=0.0)
-    cut = lower(export_onnx(pruned.model, pruned.example), settings=_LOWERED).model
+    cut = lower(export_onnx(pruned.model, pruned.example), settings=_LOWERED, whole_s=_LOWERED_WHOLE_S).model
     protos = [dense, cut]
     base, other = time_models([proto.SerializeToString() for proto in protos], settings)
     return 1 / paired_ratio(base.samples.ns, other.samples.ns).value
 
 
 def _layer_times(piece: onnx.ModelProto, layer: Reader, columns: bool, call: float) -> LayerTimes:
-    block = 1 if layer.kind == "linear" else _BLOCK
+    block = None if layer.kind == "linear" else _BLOCK
     filters, channels = (widths(size, block) for size in layer.shape[:2])
     if layer.kind == "conv_transpose":
         filters, channels = channels, filters
@@ -304,14 +297,14 @@ def _lowered(piece: onnx.ModelProto) -> tuple[tuple[float, float], ...]:
     return tuple(factors)
 
 
-def widths(size: int, block: int = 1) -> tuple[int, ...]:
+def widths(size: int, block: int | None = None) -> tuple[int, ...]:
     """Numbers of channels to time, ascending.
 
-    Whole blocks, and the most of them below ``size``, as a channel more than those may cost twice as much.
+    The most whole blocks below each too, as a channel more than those may cost twice as much.
     """
     plain = {max(1, round(width * size)) for width in _WIDTHS}
-    blocks = {number if number < block else number // block * block for number in plain}
-    return tuple(sorted(blocks | {size}))
+    blocks = {(number - 1) // block * block for number in plain if number > block} if block else set()
+    return tuple(sorted(plain | blocks))
 
 
 def least_at(ms: np.ndarray[Any, np.dtype[Any]]) -> tuple[tuple[float, ...], ...]:
