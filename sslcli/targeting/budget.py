@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sslcli.graph.groups import GroupSet
-from sslcli.sparsity.zeros import zero_masks
+from sslcli.sparsity.zeros import zero_groups, zero_masks
 from sslcli.targeting.bundles import Bundle, Bundler
 from sslcli.targeting.latency import Latency
 from sslcli.targeting.left import Watch
@@ -18,6 +18,7 @@ from sslcli.targeting.norms import Norm, settled
 
 _REFRESHES = 4  # in a run; between them costs drift as their layers' other sides shrink
 _HALVINGS = 8
+_FIRST = 3  # measurements at the start at most
 _CLOSE = 0.02  # estimates that are of one place
 _SPREAD = ("shape", "filter2d")  # whose groups in order would be whole channels or filters
 
@@ -58,6 +59,8 @@ class Budget:
         self.costs: dict[str, list[float]] = {}
         self.corrections: dict[str, list[Place]] = {}
         self._refreshed, self._priced = -1, False
+        self._whole: dict[str, float] = {}
+        self._samples: list[list[tuple[int, Mapping[str, float]]]] = []
 
     @torch.no_grad()
     def left(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> dict[str, float]:
@@ -66,20 +69,30 @@ class Budget:
 
     def now(self, parameters: Mapping[str, Tensor]) -> dict[str, float]:
         """The fractions that pruning now would leave, estimates corrected."""
-        found = self.watch(parameters)
+        return self._corrected(self.watch(parameters))
+
+    def _corrected(self, found: Mapping[str, float]) -> dict[str, float]:
         return {
             name: corrected(value, self.corrections[name]) if name in self.corrections else value
             for name, value in found.items()
         }
 
     @torch.no_grad()
-    def correct(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> dict[str, float]:
-        """Measure what is only estimated, correct the estimates by it, and give what was measured."""
+    def correct(
+        self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], *, afresh: bool = False
+    ) -> dict[str, float]:
+        """Measure what is only estimated, correct the estimates by it, and give what was measured.
+
+        Args:
+            parameters: by name.
+            gone: groups that are left out, a bool mask per set.
+            afresh: whether to forget what was measured of other cuts.
+        """
         if self.latency is None:
             return {}
         pruned = self._without(parameters, gone)
         estimated, measured = self.watch(pruned)["latency"], self.latency.measure(pruned)
-        known = self.corrections.get("latency", [])
+        known = [] if afresh else self.corrections.get("latency", [])
         self.corrections["latency"] = agreeing(known, (estimated, measured))
         self._priced = False
         return {"latency": measured}
@@ -93,21 +106,38 @@ class Budget:
         """
         if self.aim is None:
             return
-        whole = [torch.zeros(group_set.count, dtype=torch.bool) for group_set in self.sets]
+        whole = [mask.cpu() for mask in zero_groups(parameters, self.sets)]
         living = [
             _spread(bundles) if group_set.structure in _SPREAD else bundles
             for group_set, bundles in zip(self.sets, self._living(whole), strict=True)
         ]
-        low, high, cut = 0.0, 1.0, whole
+        for _ in range(_FIRST):
+            cut = self._least_cut_alike(parameters, whole, living, self.aim)
+            if cut is None or self.correct(parameters, cut)["latency"] <= self.aim:
+                break
+
+    def _least_cut_alike(
+        self,
+        parameters: Mapping[str, Tensor],
+        whole: Sequence[Tensor],
+        living: Sequence[Sequence[Bundle]],
+        aim: float,
+    ) -> list[Tensor] | None:
+        """The least cut alike of all sets that meets the aim by the estimates; None where there is none."""
+        low, high, found = 0.0, 1.0, None
         for _ in range(_HALVINGS):
             share = (low + high) / 2
-            tried = _cut_alike(whole, living, share)
-            if self.watch(self._without(parameters, tried))["latency"] > self.aim:
+            cut = _cut_alike(whole, living, share)
+            left = self.left(parameters, cut)["latency"]
+            if left > aim:
                 low = share
             else:
-                high, cut = share, tried
-        if any(bool(mask.any()) for mask in cut):
-            self.correct(parameters, cut)
+                high = share
+                if left > 0 and any(
+                    bool((now & ~before).any()) for now, before in zip(cut, whole, strict=True)
+                ):
+                    found = cut
+        return found
 
     @torch.no_grad()
     def settle(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> None:
@@ -144,7 +174,9 @@ class Budget:
             position: share of the penalised part that is done; default: that of the way.
         """
         due = int(clock * _REFRESHES)
-        if due <= self._refreshed and self._priced:
+        if due <= self._refreshed:
+            if not self._priced:
+                self._price(parameters, gone)
             return
         if self._refreshed < 0:
             self.correct_near_aim(parameters)
@@ -153,12 +185,25 @@ class Budget:
         on_the_way = max(before, 0) < due < _REFRESHES
         if on_the_way and self.latency is not None and self.latency.affordable(position):
             self.correct(parameters, gone)
-        whole = self.left(parameters, gone)
+        self._samples = []
+        self._price(parameters, gone)
+
+    def _price(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> None:
+        """Reckon the costs by the corrections as they are; only what is cut anew is estimated anew."""
+        if not self._samples:
+            self._whole = dict(self.watch(self._without(parameters, gone)))
+            self._samples = [self._sample(parameters, gone, bundles) for bundles in self._living(gone)]
+        whole = self._corrected(self._whole)
         self.costs = {name: [] for name in whole}
-        for bundles in self._living(gone):
-            found = self._savings(parameters, gone, bundles, whole)
-            for name, value in found.items():
-                self.costs[name].append(value)
+        for samples in self._samples:
+            savings = [
+                {name: (value - left[name]) / removed for name, value in whole.items()}
+                for removed, left in ((removed, self._corrected(left)) for removed, left in samples)
+            ]
+            for name in whole:
+                # a latency goes by steps, which a quarter of a set may lie before
+                tried = savings if name == "latency" else savings[:1]
+                self.costs[name].append(max(0.0, *(saving[name] for saving in tried)))
         self._priced = True
 
     def burden(self, number: int, target: Mapping[str, float], left: Mapping[str, float]) -> float:
@@ -214,31 +259,24 @@ class Budget:
                 living[number].append(bundle)
         return living
 
-    def _savings(
-        self,
-        parameters: Mapping[str, Tensor],
-        gone: Sequence[Tensor],
-        bundles: Sequence[Bundle],
-        whole: Mapping[str, float],
-    ) -> dict[str, float]:
-        """What one group of a set saves of each fraction, as a part of a quarter of its bundles.
+    def _sample(
+        self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], bundles: Sequence[Bundle]
+    ) -> list[tuple[int, Mapping[str, float]]]:
+        """How many groups a part of a set's bundles has, and the estimates without it; a quarter first.
 
         One group alone may save nothing: under a padded convolution the first constant channel stays and
-        carries the constants of all that follow. Nor may some groups of a bundle, so whole ones go. Of a
-        latency, which goes by steps, the best of a quarter, half and three quarters counts.
+        carries the constants of all that follow. Nor may some groups of a bundle, so whole ones go.
         """
-        found = dict.fromkeys(whole, 0.0)
-        for share in (0.25, 0.5, 0.75) if "latency" in whole else (0.25,):
+        found = []
+        for share in (0.25, 0.5, 0.75) if self.latency is not None else (0.25,):
             marked = [mask.clone() for mask in gone]
             taken = bundles[: max(1, int(share * len(bundles)))]
             for bundle in taken:
                 for number, group in bundle:
                     marked[number][group] = True
             # those already gone count too, as they do where a bundle is priced
-            without, removed = self.left(parameters, marked), max(1, sum(map(len, taken)))
-            for name, value in whole.items():
-                if share == 0.25 or name == "latency":
-                    found[name] = max(found[name], (value - without[name]) / removed)
+            removed = max(1, sum(map(len, taken)))
+            found.append((removed, self.watch(self._without(parameters, marked))))
         return found
 
 

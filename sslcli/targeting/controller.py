@@ -39,6 +39,7 @@ _SLOWED = 0.3  # pace while the metric is too low; strengths do not grow meanwhi
 _LATEST = 0.9  # share of the penalised phase after which all is slated, however low the metric was
 _KILL = 2.0  # adjustments that a slated group survives
 _LOYALTY = 0.5  # factor of the price of groups that are slated already, so that few change sides
+_NEAR = 0.8  # of a limit; a choice that leaves less of what was measured is made once more
 _CORRECTIONS = 5  # measurements of the last choice at most
 _GROWTH = 1.25  # of the strength of a slated group that still lives, at each adjustment
 
@@ -139,23 +140,33 @@ class TargetController:
     def choose(self, parameters: Mapping[str, Tensor], step: int) -> list[Tensor]:
         """The groups that go for good: those that are zero, and the least worthy until the target is met.
 
-        Where part of the target is only estimated, the choice is measured and made again by it; of those that
-        all missed, the nearest is taken.
+        Where part of the target is only estimated, the choice is measured and made again by it, once too
+        where far more went than need be; of those that all missed, the nearest is taken.
         """
         chosen = self._chosen(parameters)
         self.budget.settle(parameters, chosen)
         return chosen
 
     def _chosen(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
-        ways: list[tuple[float, list[Tensor]]] = []
-        for _ in range(_CORRECTIONS):
+        missed: list[tuple[float, list[Tensor]]] = []
+        met: list[tuple[float, list[Tensor]]] = []
+        for number in range(_CORRECTIONS):
             chosen = self._fewest(parameters)
-            measured = self.budget.correct(parameters, chosen)
-            ratios = [value / self.target.left[name] for name, value in measured.items()]
-            if all(ratio <= 1 for ratio in ratios):
-                return chosen
-            ways.append((max(ratios), chosen))
-        return min(ways, key=lambda way: way[0])[1]
+            # a second try says that what was measured of other cuts, at the start or on the way, misleads
+            measured = self.budget.correct(parameters, chosen, afresh=number == 1)
+            ratio = max((value / self.target.left[name] for name, value in measured.items()), default=1.0)
+            (met if ratio <= 1 else missed).append((ratio, chosen))
+            if met and (ratio >= _NEAR or len(met) > 1 or ratio > 1 or not self._further(parameters, chosen)):
+                break
+        if met:
+            return max(met, key=lambda way: way[0])[1]
+        return min(missed, key=lambda way: way[0])[1]
+
+    def _further(self, parameters: Mapping[str, Tensor], chosen: Sequence[Tensor]) -> bool:
+        """Whether more groups are chosen than are dead, so that some could stay."""
+        return any(
+            bool((mask & ~dead).any()) for mask, dead in zip(chosen, self._dead(parameters), strict=True)
+        )
 
     def lacks(self, parameters: Mapping[str, Tensor], step: int) -> bool:
         """Whether the zero groups no longer meet what is counted of the target.

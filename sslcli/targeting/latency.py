@@ -43,6 +43,7 @@ from sslcli.training.world import ALONE, World
 
 _WIDTHS = (1.0, 0.75, 0.5, 0.25, 0.1)
 _BLOCK = 16  # channels that the CPU's convolutions take at once, where they are that many
+_FEW = 4  # blocks; of more, one makes little difference
 _LIVE_COLUMNS = (0.5, 0.25, 0.1)
 _TABLE = RunSettings(budget_s=0.5, rounds=1, warmup=1, min_blocks=3)
 _WHOLE = RunSettings(budget_s=2.0, rounds=4)
@@ -292,7 +293,7 @@ def _layer_times(piece: onnx.ModelProto, layer: Reader, columns: bool, call: flo
 def _lowered(piece: onnx.ModelProto) -> tuple[tuple[float, float], ...]:
     factors = []
     for share in sorted(_LIVE_COLUMNS):
-        speedup = lower(masked(piece, share), settings=_LOWERED).speedup
+        speedup = lower(masked(piece, share), settings=_LOWERED, whole_s=_LOWERED_WHOLE_S).speedup
         factors.append((share, 1.0 if speedup is None else min(1.0, 1 / speedup.value)))
     return tuple(factors)
 
@@ -300,10 +301,14 @@ def _lowered(piece: onnx.ModelProto) -> tuple[tuple[float, float], ...]:
 def widths(size: int, block: int | None = None) -> tuple[int, ...]:
     """Numbers of channels to time, ascending.
 
-    The most whole blocks below each too, as a channel more than those may cost twice as much.
+    The most whole blocks below each of few blocks too, as a channel more than one may cost twice as much.
     """
     plain = {max(1, round(width * size)) for width in _WIDTHS}
-    blocks = {(number - 1) // block * block for number in plain if number > block} if block else set()
+    blocks = (
+        {(number - 1) // block * block for number in plain if block < number <= _FEW * block}
+        if block
+        else set()
+    )
     return tuple(sorted(plain | blocks))
 
 

@@ -17,9 +17,12 @@ from sslcli.options.training import RegularizeOptions
 from sslcli.targeting import latency as module
 from sslcli.targeting import regularize
 from sslcli.targeting.budget import Budget, agreeing, corrected
+from sslcli.targeting.bundles import Bundler
+from sslcli.targeting.controller import TargetController
 from sslcli.targeting.groups import weighted_sets
 from sslcli.targeting.latency import Latency, LatencyTable, LayerTimes, least_at, widths
 from sslcli.targeting.left import watcher
+from sslcli.targeting.target import Target
 
 TIMES = LayerTimes((2, 4), (1, 3), ((1.0, 2.0), (3.0, 6.0)), ((0.5, 0.25), (1.0, 1.0)))
 
@@ -46,6 +49,7 @@ def test_a_table_survives_json():
         (50, 16, (5, 12, 16, 25, 32, 38, 48, 50)),  # 48 of 50 channels take half as long
         (32, 16, (3, 8, 16, 24, 32)),
         (64, 16, (6, 16, 32, 48, 64)),
+        (100, 16, (10, 16, 25, 48, 50, 75, 100)),  # of more than four blocks one makes little difference
         (1, 16, (1,)),
     ],
 )
@@ -223,6 +227,83 @@ def test_a_step_that_nothing_is_saved_before_is_passed(monkeypatch, trained, dat
     options = RegularizeOptions(epochs=8, lr=0.03, finetune_epochs=4, target={"latency": 0.6})
     result = regularize(trained, example, data, structures={"filter": 1.0}, options=options, batch_size=16)
     assert 0.5 < result.reached["latency"] <= 0.6
+
+
+class Wide(nn.Sequential):
+    """Four convolutions of 32 filters."""
+
+    def __init__(self):
+        convolutions = [nn.Conv2d(1 if i == 0 else 32, 32, 3, padding=1) for i in range(4)]
+        layers = [layer for convolution in convolutions for layer in (convolution, nn.ReLU())]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 3))
+
+
+@pytest.fixture
+def wide(example):
+    """A network, its structure, filter sets, and latency by MACs."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Wide().eval()
+    structure = analyse(normalise(trace(net, example)))
+    options = RegularizeOptions(structures={"filter": 1.0}, target={"latency": 0.5})
+    penalties = weighted_sets(structure, options.structures, False, options.depth_unit)
+    latency = Latency(net, example, structure)
+    shapes = {"0": (32, 1, 9 * 64), **dict.fromkeys(("2", "4", "6"), (32, 32, 9 * 64)), "9": (3, 32, 1)}
+    latency.table = proportional({name: shapes[name] for name in ("0", "2", "4", "6", "9")})
+    return SimpleNamespace(net=net, structure=structure, penalties=penalties, latency=latency)
+
+
+def budget_of(wide, aim, monkeypatch, measure):
+    watch = watcher(wide.structure, wide.latency.estimate)
+    calls = []
+
+    def measured(weights, last=False):
+        calls.append(measure(watch(weights)["latency"], len(calls)))
+        return calls[-1]
+
+    monkeypatch.setattr(wide.latency, "measure", measured)
+    sets = [weighted.group_set for weighted in wide.penalties]
+    return Budget(sets, watch, wide.latency, Bundler(wide.structure, sets), wide.net, (), aim), calls
+
+
+@pytest.mark.parametrize(
+    ("alike", "chosen", "aim"), [(0.6, 1.0, 0.5), (0.7, 1.15, 0.5), (0.45, 1.1, 0.3), (1.6, 0.8, 0.4)]
+)
+def test_what_was_measured_of_a_cut_alike_does_not_mislead_the_choice(monkeypatch, wide, alike, chosen, aim):
+    def measure(estimate, number):
+        return (alike if number == 0 else chosen) * estimate
+
+    budget, calls = budget_of(wide, aim, monkeypatch, measure)
+    controller = TargetController(wide.penalties, Target({"latency": aim}, None, 0.0), budget, 600)
+    generator = torch.Generator().manual_seed(1)
+    for number, note in enumerate(controller.notes):
+        note.worth = torch.rand(len(note.worth), generator=generator) * (1 + number)
+    parameters = dict(wide.net.named_parameters())
+    budget.refresh(parameters, [torch.zeros(len(n.worth), dtype=torch.bool) for n in controller.notes], 0.0)
+    gone = controller.choose(parameters, 600)
+    left = watcher(wide.structure, wide.latency.estimate)(budget._without(parameters, gone))["latency"]
+    assert 0.6 * aim < chosen * left <= aim  # too much went at the first try of the last: 0.55
+    assert len(calls) <= 5
+
+
+def test_the_first_cut_is_of_what_is_alive(monkeypatch, wide):
+    with torch.no_grad():
+        wide.net[0].weight[4:] = 0
+        wide.net[0].bias[4:] = 0
+    budget, calls = budget_of(wide, 0.3, monkeypatch, lambda estimate, _: estimate)
+    budget.correct_near_aim(dict(wide.net.named_parameters()))
+    assert len(calls) == 1
+    assert 0.2 < calls[0] <= 0.3
+
+
+def test_a_first_cut_that_saves_nothing_is_made_deeper(monkeypatch, wide):
+    budget, calls = budget_of(
+        wide, 0.5, monkeypatch, lambda estimate, _: 1.0 if estimate > 0.42 else estimate
+    )
+    budget.correct_near_aim(dict(wide.net.named_parameters()))
+    assert calls[0] == 1.0
+    assert calls[-1] <= 0.5
+    assert len(calls) <= 3
 
 
 def test_a_layer_that_is_used_twice_is_counted_twice_in_the_whole(example):
