@@ -20,9 +20,12 @@ def show(result: object, json_to: str | None, terminal: Terminal) -> None:
     """Print ``result`` as tables, or as JSON alone with ``--json -``; then raise what it failed of.
 
     A result may carry a ``failure``: numbers that were asked for are shown even if a gate on them is not
-    met.
+    met. Of several processes the first speaks and fails for all: torchrun ends the others as soon as one has
+    failed, and the first may not have written everything by then.
     """
-    if is_first_process() and result is not None:
+    if not is_first_process():
+        return
+    if result is not None:
         from sslcli.report import render
 
         write_json(result, json_to)

@@ -55,6 +55,32 @@ def test_the_command_line_under_torchrun(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.metrics.jsonl", "out.pt2"]
 
 
+def test_a_missed_target_leaves_the_nearest_model(tmp_path):
+    """All processes miss it; the one that writes must have written before torchrun ends them all."""
+    regularize = [
+        "regularize",
+        "arch:lenet",
+        "-o",
+        "out.pt2",
+        "--data",
+        "mnist-5k",
+        "-b",
+        "16",
+        "--threads",
+        "1",
+    ]
+    target = ["--target", "macs=0.001", "--max-drop", "0", "--epochs", "1", "--max-steps", "4"]
+    process = torchrun(tmp_path, 2, *regularize, *target, "--json", "out.json", "-q")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert err.count("Error: the target was not met") == 1
+    assert "exitcode  : 5" in err
+    assert "interrupted" not in err
+    assert json.loads((tmp_path / "out.json").read_text())["output"] == "out.nearest.pt2"
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == ["out.json", "out.metrics.jsonl", "out.nearest.pt2"]
+
+
 @pytest.mark.slow
 def test_a_batch_that_cannot_be_shared_ends_all_with_its_error(tmp_path):
     process = torchrun(tmp_path, 2, *REGULARIZE, "-b", "15", "--max-steps", "2", "-q")
