@@ -42,7 +42,7 @@ def main() -> int:
     options = RegularizeOptions.model_validate(
         {
             "epochs": asked.epochs,
-            "finetune_epochs": 1,
+            "finetune_epochs": asked.finetune_epochs,
             "target": {name: float(fraction)},
             "structures": [{"name": name, "strength": 1.0} for name in asked.structure],
         }
@@ -60,7 +60,7 @@ def main() -> int:
         "data": asked.data,
         "target": asked.target,
         "structures": asked.structure,
-        "epochs": asked.epochs + 1,
+        "epochs": asked.epochs + asked.finetune_epochs,
         "batch": asked.batch,
         "threads": asked.threads,
         "seconds": round(whole, 2),
@@ -112,6 +112,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--target", default="macs=0.25")
     parser.add_argument("--structure", action="append", default=[])
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--finetune-epochs", type=int, default=1)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--fail-over", type=float, default=None, help="exit 7 if the share lies above")
