@@ -46,8 +46,8 @@ _BLOCK = 16  # channels that the CPU's convolutions take at once, where they are
 _FEW = 4  # blocks; of more, one makes little difference
 _LIVE_COLUMNS = (0.5, 0.25, 0.1)
 _TABLE = RunSettings(budget_s=0.5, rounds=1, warmup=1, min_blocks=3)
-_WHOLE = RunSettings(budget_s=2.0, rounds=4)
-_ON_THE_WAY = RunSettings(budget_s=0.8, rounds=4)
+_WHOLE = RunSettings(budget_s=1.0, rounds=4)
+_ON_THE_WAY = RunSettings(budget_s=0.5, rounds=4)
 _LOWERED = RunSettings(budget_s=0.3)
 _LOWERED_WHOLE_S = 0.6
 _SHARE = 0.04  # of a run's time that all measuring may take before what can be left out is
