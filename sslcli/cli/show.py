@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from sslcli.cli.terminal import Terminal
+from sslcli.errors import TargetError
 from sslcli.files import atomic_output
 
 
@@ -20,19 +21,17 @@ def show(result: object, json_to: str | None, terminal: Terminal) -> None:
     """Print ``result`` as tables, or as JSON alone with ``--json -``; then raise what it failed of.
 
     A result may carry a ``failure``: numbers that were asked for are shown even if a gate on them is not
-    met. Of several processes the first speaks and fails for all: torchrun ends the others as soon as one has
-    failed, and the first may not have written everything by then.
+    met. A target is missed by all processes alike, so the first fails for all: torchrun ends the others as
+    soon as one has failed, and the first may not have written everything by then.
     """
-    if not is_first_process():
-        return
-    if result is not None:
+    if is_first_process() and result is not None:
         from sslcli.report import render
 
         write_json(result, json_to)
         if json_to != "-":
             render(terminal.out(), result)
     failure = getattr(result, "failure", None)
-    if isinstance(failure, Exception):
+    if isinstance(failure, Exception) and (is_first_process() or not isinstance(failure, TargetError)):
         raise failure
 
 

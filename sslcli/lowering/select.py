@@ -120,10 +120,9 @@ def lower(
     references = check.references_of(base, input_shape=settings.input_shape)
     start, decisions = base, list[Decision]()
     if choice == "auto":
-        plain, norms = _cheaper_norms(base, replace(settings, budget_s=whole_s), dtype)
-        start, decisions, sparse = _other_channels(
-            plain, references, replace(settings, budget_s=whole_s), dtype, folder
-        )
+        whole = replace(settings, budget_s=whole_s)
+        plain, norms = _cheaper_norms(base, whole, dtype)
+        start, decisions, sparse = _other_channels(plain, references, whole, dtype, folder)
         decisions = [*norms, *decisions]
     else:
         sparse = {name for name, site in find_sites(start).items() if is_sparse(site)}
@@ -141,8 +140,8 @@ def lower(
             used[name] = fragment
     speedup = None
     if choice == "auto" and lowered is not base:
-        whole = replace(settings, budget_s=max(whole_s, settings.budget_s))
-        lowered, decisions, speedup = _confirmed(base, start, lowered, decisions, used, whole, dtype)
+        longest = replace(settings, budget_s=max(whole_s, settings.budget_s))
+        lowered, decisions, speedup = _confirmed(base, start, lowered, decisions, used, longest, dtype)
     check.check_structure(lowered)
     errors = check.require_references(
         lowered,

@@ -133,15 +133,14 @@ class Budget:
                 low = share
             else:
                 high = share
-                if left > 0 and any(
-                    bool((now & ~before).any()) for now, before in zip(cut, whole, strict=True)
-                ):
+                if left > 0 and goes_further(cut, whole):
                     found = cut
         return found
 
     @torch.no_grad()
     def settle(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> None:
         """Put what norms and biases make of filters that go for good to what it will be."""
+        self._samples = []  # of norms and groups as they were; a continued run has none either
         if self.model is None:
             return
         own = {**dict(self.model.named_buffers(remove_duplicate=False)), **parameters}
@@ -180,10 +179,9 @@ class Budget:
             return
         if self._refreshed < 0:
             self.correct_near_aim(parameters)
-        before, self._refreshed = self._refreshed, max(due, self._refreshed)
+        self._refreshed = due
         position = clock if position is None else position
-        on_the_way = max(before, 0) < due < _REFRESHES
-        if on_the_way and self.latency is not None and self.latency.affordable(position):
+        if 0 < due < _REFRESHES and self.latency is not None and self.latency.affordable(position):
             self.correct(parameters, gone)
         self._samples = []
         self._price(parameters, gone)
@@ -280,6 +278,11 @@ class Budget:
         return found
 
 
+def goes_further(masks: Sequence[Tensor], gone: Sequence[Tensor]) -> bool:
+    """Whether ``masks`` have a group that is not ``gone``."""
+    return any(bool((mask & ~before).any()) for mask, before in zip(masks, gone, strict=True))
+
+
 def agreeing(known: Sequence[Place], new: Place) -> list[Place]:
     """A new place and those of the known ones that agree with it, by their estimates.
 
@@ -306,9 +309,7 @@ def corrected(value: float, places: Sequence[Place]) -> float:
         value: the estimate, as a fraction of the whole.
         places: (estimated, measured), ascending; not empty.
     """
-    known = [*places]
-    if agreeing([(1.0, 1.0)], places[-1])[-1] == (1.0, 1.0):
-        known.append((1.0, 1.0))
+    known = [*places[:-1], *agreeing([(1.0, 1.0)], places[-1])]
     right = bisect_left(known, (value, 0.0))
     if right in (0, len(known)):
         estimated, measured = known[min(right, len(known) - 1)]

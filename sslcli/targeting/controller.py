@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sslcli.sparsity.bound import BoundSet, BoundView, bind, group_norms, group_zeros, summed_norms
 from sslcli.sparsity.penalty import WeightedSet
-from sslcli.targeting.budget import Budget
+from sslcli.targeting.budget import Budget, goes_further
 from sslcli.targeting.bundles import Bundle
 from sslcli.targeting.target import Target
 from sslcli.training.control import Signs
@@ -152,21 +152,16 @@ class TargetController:
         met: list[tuple[float, list[Tensor]]] = []
         for number in range(_CORRECTIONS):
             chosen = self._fewest(parameters)
-            # a second try says that what was measured of other cuts, at the start or on the way, misleads
+            # that there is a second try says that what was measured of other cuts before misleads
             measured = self.budget.correct(parameters, chosen, afresh=number == 1)
             ratio = max((value / self.target.left[name] for name, value in measured.items()), default=1.0)
             (met if ratio <= 1 else missed).append((ratio, chosen))
-            if met and (ratio >= _NEAR or len(met) > 1 or ratio > 1 or not self._further(parameters, chosen)):
+            spare = ratio < _NEAR and goes_further(chosen, self._dead(parameters))  # some could stay
+            if met and (len(met) > 1 or not spare):
                 break
         if met:
             return max(met, key=lambda way: way[0])[1]
         return min(missed, key=lambda way: way[0])[1]
-
-    def _further(self, parameters: Mapping[str, Tensor], chosen: Sequence[Tensor]) -> bool:
-        """Whether more groups are chosen than are dead, so that some could stay."""
-        return any(
-            bool((mask & ~dead).any()) for mask, dead in zip(chosen, self._dead(parameters), strict=True)
-        )
 
     def lacks(self, parameters: Mapping[str, Tensor], step: int) -> bool:
         """Whether the zero groups no longer meet what is counted of the target.

@@ -264,7 +264,7 @@ def measure_table(proto: onnx.ModelProto, structure: Structure, *, columns: bool
 
 
 def measured(
-    dense: onnx.ModelProto, small: nn.Module, example: tuple[Any, ...], settings: RunSettings = _WHOLE
+    dense: onnx.ModelProto, small: nn.Module, example: tuple[Any, ...], settings: RunSettings
 ) -> float:
     """Latency of ``small``, pruned and exported, as a fraction of that of ``dense``, measured in turns."""
     pruned = prune(small, example, threshold=0.0)

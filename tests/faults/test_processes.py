@@ -57,20 +57,9 @@ def test_the_command_line_under_torchrun(tmp_path):
 
 def test_a_missed_target_leaves_the_nearest_model(tmp_path):
     """All processes miss it; the one that writes must have written before torchrun ends them all."""
-    regularize = [
-        "regularize",
-        "arch:lenet",
-        "-o",
-        "out.pt2",
-        "--data",
-        "mnist-5k",
-        "-b",
-        "16",
-        "--threads",
-        "1",
-    ]
-    target = ["--target", "macs=0.001", "--max-drop", "0", "--epochs", "1", "--max-steps", "4"]
-    process = torchrun(tmp_path, 2, *regularize, *target, "--json", "out.json", "-q")
+    regularize = "regularize arch:lenet -o out.pt2 --data mnist-5k -b 16 --threads 1 --json out.json -q"
+    target = "--target macs=0.001 --max-drop 0 --epochs 1 --max-steps 4"
+    process = torchrun(tmp_path, 2, *regularize.split(), *target.split())
     _, err = process.communicate(timeout=300)
     assert process.returncode != 0
     assert err.count("Error: the target was not met") == 1

@@ -14,6 +14,7 @@ from sslcli.graph.readers import readers
 from sslcli.graph.slots import analyse
 from sslcli.graph.trace import trace
 from sslcli.options.training import RegularizeOptions
+from sslcli.sparsity.zeros import zero_masks
 from sslcli.targeting import latency as module
 from sslcli.targeting import regularize
 from sslcli.targeting.budget import Budget, agreeing, corrected
@@ -284,6 +285,25 @@ def test_what_was_measured_of_a_cut_alike_does_not_mislead_the_choice(monkeypatc
     left = watcher(wide.structure, wide.latency.estimate)(budget._without(parameters, gone))["latency"]
     assert 0.6 * aim < chosen * left <= aim  # too much went at the first try of the last: 0.55
     assert len(calls) <= 5
+
+
+def test_a_later_choice_prices_what_is_there_then_as_a_continued_run_does(monkeypatch, wide):
+    budget, _ = budget_of(wide, 0.5, monkeypatch, lambda estimate, _: estimate)
+    target = Target({"latency": 0.5}, None, 0.0)
+    first = TargetController(wide.penalties, target, budget, 600)
+    for number, note in enumerate(first.notes):
+        note.worth = torch.arange(len(note.worth)) + 1.0 + number
+    parameters = dict(wide.net.named_parameters())
+    chosen = first.choose(parameters, 600)
+    state = copy.deepcopy(first.state())
+    with torch.no_grad():
+        for name, mask in zero_masks(parameters, budget.sets, chosen).items():
+            parameters[name].masked_fill_(mask, 0)
+    continued, _ = budget_of(wide, 0.5, monkeypatch, lambda estimate, _: estimate)
+    TargetController(wide.penalties, target, continued, 600).restore(state)
+    for each in (budget, continued):
+        each.refresh(parameters, chosen, 1.0)
+    assert budget.costs == continued.costs
 
 
 def test_the_first_cut_is_of_what_is_alive(monkeypatch, wide):
