@@ -40,6 +40,7 @@ _LATEST = 0.9  # share of the penalised phase after which all is slated, however
 _KILL = 2.0  # adjustments that a slated group survives
 _LOYALTY = 0.5  # factor of the price of groups that are slated already, so that few change sides
 _NEAR = 0.8  # of a limit; a choice that leaves less of what was measured is made once more
+_AS_EXPECTED = 0.9  # of an estimate, from which on a measurement agrees with it
 _CORRECTIONS = 5  # measurements of the last choice at most
 _GROWTH = 1.25  # of the strength of a slated group that still lives, at each adjustment
 
@@ -141,7 +142,7 @@ class TargetController:
         """The groups that go for good: those that are zero, and the least worthy until the target is met.
 
         Where part of the target is only estimated, the choice is measured and made again by it, once too
-        where far more went than need be; of those that all missed, the nearest is taken.
+        where far more went than the estimate said; of those that all missed, the nearest is taken.
         """
         chosen = self._chosen(parameters)
         self.budget.settle(parameters, chosen)
@@ -152,11 +153,14 @@ class TargetController:
         met: list[tuple[float, list[Tensor]]] = []
         for number in range(_CORRECTIONS):
             chosen = self._fewest(parameters)
+            expected = self.budget.left(parameters, chosen)
             # that there is a second try says that what was measured of other cuts before misleads
             measured = self.budget.correct(parameters, chosen, afresh=number == 1)
             ratio = max((value / self.target.left[name] for name, value in measured.items()), default=1.0)
             (met if ratio <= 1 else missed).append((ratio, chosen))
-            spare = ratio < _NEAR and goes_further(chosen, self._dead(parameters))  # some could stay
+            misled = any(value < _AS_EXPECTED * expected[name] for name, value in measured.items())
+            # some could stay; where the estimate was right, the same would be chosen again
+            spare = ratio < _NEAR and misled and goes_further(chosen, self._dead(parameters))
             if met and (len(met) > 1 or not spare):
                 break
         if met:

@@ -45,7 +45,7 @@ _WIDTHS = (1.0, 0.75, 0.5, 0.25, 0.1)
 _BLOCK = 16  # channels that the CPU's convolutions take at once, where they are that many
 _FEW = 4  # blocks; of more, one makes little difference
 _LIVE_COLUMNS = (0.5, 0.25, 0.1)
-_TABLE = RunSettings(budget_s=0.5, rounds=1, warmup=1, min_blocks=3)
+_TABLE = RunSettings(budget_s=0.3, rounds=1, warmup=1, min_blocks=3)
 _WHOLE = RunSettings(budget_s=1.0, rounds=4)
 _ON_THE_WAY = RunSettings(budget_s=0.5, rounds=4)
 _LOWERED = RunSettings(budget_s=0.3)
@@ -301,15 +301,16 @@ def _lowered(piece: onnx.ModelProto) -> tuple[tuple[float, float], ...]:
 def widths(size: int, block: int | None = None) -> tuple[int, ...]:
     """Numbers of channels to time, ascending.
 
-    The most whole blocks below each of few blocks too, as a channel more than one may cost twice as much.
+    One channel more than whole blocks of them costs nearly as much as a block more. So of a number within few
+    blocks, the whole blocks below it and one channel more stand for all that the last block may hold.
     """
-    plain = {max(1, round(width * size)) for width in _WIDTHS}
-    blocks = (
-        {(number - 1) // block * block for number in plain if block < number <= _FEW * block}
-        if block
-        else set()
-    )
-    return tuple(sorted(plain | blocks))
+    numbers = {max(1, round(width * size)) for width in _WIDTHS}
+    if block:
+        within = {number for number in numbers if block < number <= _FEW * block}
+        below = {(number - 1) // block * block for number in within}
+        partly = {number for number in within if number % block and number != size}
+        numbers = (numbers - partly) | below | {number + 1 for number in below}
+    return tuple(sorted(numbers))
 
 
 def least_at(ms: np.ndarray[Any, np.dtype[Any]]) -> tuple[tuple[float, ...], ...]:

@@ -47,10 +47,12 @@ def test_a_table_survives_json():
     ("size", "block", "expected"),
     [
         (50, None, (5, 12, 25, 38, 50)),
-        (50, 16, (5, 12, 16, 25, 32, 38, 48, 50)),  # 48 of 50 channels take half as long
-        (32, 16, (3, 8, 16, 24, 32)),
-        (64, 16, (6, 16, 32, 48, 64)),
-        (100, 16, (10, 16, 25, 48, 50, 75, 100)),  # of more than four blocks one makes little difference
+        (50, 16, (5, 12, 16, 17, 32, 33, 48, 49, 50)),  # 48 of 50 channels take half as long, 33 as long as 48
+        (20, 16, (2, 5, 10, 15, 16, 17, 20)),
+        (32, 16, (3, 8, 16, 17, 32)),
+        (64, 16, (6, 16, 17, 32, 33, 48, 49, 64)),
+        (100, 16, (10, 16, 17, 48, 49, 75, 100)),  # of more than four blocks one makes little difference
+        (512, 16, (48, 49, 128, 256, 384, 512)),
         (1, 16, (1,)),
     ],
 )
@@ -285,6 +287,21 @@ def test_what_was_measured_of_a_cut_alike_does_not_mislead_the_choice(monkeypatc
     left = watcher(wide.structure, wide.latency.estimate)(budget._without(parameters, gone))["latency"]
     assert 0.6 * aim < chosen * left <= aim  # too much went at the first try of the last: 0.55
     assert len(calls) <= 5
+
+
+@pytest.mark.parametrize(("faster", "tries"), [(1.0, 1), (0.95, 1), (0.5, 2)])
+def test_what_the_estimate_said_is_not_chosen_and_measured_again(monkeypatch, wide, faster, tries):
+    """A layer takes a quarter of the time with 16 of 32 filters and no less with 17, so nothing lies between."""
+    stairs = LayerTimes((1, 16, 17, 32), (1, 32), ((0.25, 0.25), (0.25, 0.25), (1.0, 1.0), (1.0, 1.0)))
+    wide.latency.table = LatencyTable(dict.fromkeys(("0", "2", "4", "6"), stairs), 4.0)
+    budget, calls = budget_of(wide, None, monkeypatch, lambda estimate, _: faster * estimate)
+    controller = TargetController(wide.penalties, Target({"latency": 0.8}, None, 0.0), budget, 600)
+    for number, note in enumerate(controller.notes):
+        note.worth = torch.arange(len(note.worth)) + 1.0 + 100 * number
+    parameters = dict(wide.net.named_parameters())
+    gone = controller.choose(parameters, 600)
+    assert len(calls) == tries
+    assert sum(int(mask.sum()) >= 16 for mask in gone) == (2 if faster > 0.9 else 1)
 
 
 def test_a_later_choice_prices_what_is_there_then_as_a_continued_run_does(monkeypatch, wide):
