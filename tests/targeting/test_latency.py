@@ -47,7 +47,7 @@ def test_a_table_survives_json():
     ("size", "block", "expected"),
     [
         (50, None, (5, 12, 25, 38, 50)),
-        (50, 16, (5, 12, 16, 17, 32, 33, 48, 49, 50)),  # 48 of 50 channels take half as long, 33 as long as 48
+        (50, 16, (5, 12, 16, 17, 32, 33, 48, 49, 50)),  # 48 of 50 channels take half as long
         (20, 16, (2, 5, 10, 15, 16, 17, 20)),
         (32, 16, (3, 8, 16, 17, 32)),
         (64, 16, (6, 16, 17, 32, 33, 48, 49, 64)),
@@ -291,7 +291,7 @@ def test_what_was_measured_of_a_cut_alike_does_not_mislead_the_choice(monkeypatc
 
 @pytest.mark.parametrize(("faster", "tries"), [(1.0, 1), (0.95, 1), (0.5, 2)])
 def test_what_the_estimate_said_is_not_chosen_and_measured_again(monkeypatch, wide, faster, tries):
-    """A layer takes a quarter of the time with 16 of 32 filters and no less with 17, so nothing lies between."""
+    """A layer takes a quarter of the time with 16 of 32 filters and no less with 17: nothing lies between."""
     stairs = LayerTimes((1, 16, 17, 32), (1, 32), ((0.25, 0.25), (0.25, 0.25), (1.0, 1.0), (1.0, 1.0)))
     wide.latency.table = LatencyTable(dict.fromkeys(("0", "2", "4", "6"), stairs), 4.0)
     budget, calls = budget_of(wide, None, monkeypatch, lambda estimate, _: faster * estimate)
