@@ -26,6 +26,7 @@ from sslcli.lowering.fold_norm import fold_norm
 from sslcli.lowering.opset import to_opset
 from sslcli.lowering.powers import simplify_powers
 from sslcli.lowering.precision import convert
+from sslcli.lowering.translations import read_once
 from sslcli.options.export import OPSET, DType
 
 RECORD_KEY = "sslcli"
@@ -181,7 +182,7 @@ def _quiet() -> Iterator[None]:
 
 def _translate(program: Program) -> onnx.ModelProto:
     try:
-        with _quiet():
+        with _quiet(), read_once():
             written = torch.onnx.export(
                 program.exported, (), dynamo=True, verbose=False, opset_version=_EXPORTER_OPSET
             )
