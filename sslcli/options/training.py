@@ -62,7 +62,8 @@ class TrainOptions(Options):
     )
     amp: Literal["off", "auto", "bf16", "fp16"] = Field(
         "off",
-        description="Mixed precision; auto: what the device has (on a CPU bf16 if it has AMX, else off).",
+        description="Mixed precision; auto: what the device has (on a CPU bf16 if it has AVX-512 BF16 or "
+        "AMX, else off).",
     )
     freeze_zeros: bool | None = Field(
         None,

@@ -18,6 +18,8 @@ from sslcli.training.layout import ChannelsLast
 from sslcli.training.optimizer import build_optimizer, prox_step_size, set_lr
 from sslcli.training.task import Task, distillation_of, learned_loss
 
+_BF16 = ("avx512_bf16", "amx_bf16")  # as torch calls what a CPU may be capable of
+
 Solver = Prox | Subgradient
 
 
@@ -145,14 +147,14 @@ def _laid_out(model: nn.Module, options: TrainOptions) -> nn.Module:
 def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     """The reduced precision that ``--amp`` means on a device; None for full precision.
 
-    On a CPU ``auto`` is bf16 where there are matrix units for it (AMX); on others no gain was measured.
+    On a CPU ``auto`` is bf16 where its instructions multiply such numbers (AVX-512 BF16, AMX).
 
     Raises:
         DeviceError: fp16 was asked for on the CPU, where gradients cannot be scaled.
     """
     if amp == "auto" and device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if amp == "auto" and device.type == "cpu" and _has_matrix_units():
+    if amp == "auto" and device.type == "cpu" and _multiplies_bf16():
         return torch.bfloat16
     if amp == "bf16":
         return torch.bfloat16
@@ -163,7 +165,8 @@ def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     return None
 
 
-def _has_matrix_units() -> bool:
-    """Whether the CPU multiplies matrices of bf16; False where the release of torch does not tell."""
+def _multiplies_bf16() -> bool:
+    """Whether the CPU has instructions for products of bf16; no where this torch does not tell."""
     tell: Callable[[], Mapping[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
-    return bool(tell().get("amx_bf16"))
+    told = tell()
+    return any(told.get(name) for name in _BF16)

@@ -234,9 +234,14 @@ def test_bf16_trains_on_the_cpu(net, data):
     assert net.conv1.weight.dtype == torch.float32
 
 
-@pytest.mark.parametrize(("amx", "dtype"), [(True, torch.bfloat16), (False, None)])
-def test_automatic_precision_on_a_cpu_asks_for_matrix_units(amx, dtype, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx}, raising=False)
+@pytest.mark.parametrize(
+    ("units", "dtype"),
+    [({"amx_bf16"}, torch.bfloat16), ({"avx512_bf16"}, torch.bfloat16), ({"avx512_f", "amx_int8"}, None)],
+)
+def test_automatic_precision_on_a_cpu_asks_for_products_of_bf16(units, dtype, monkeypatch):
+    names = ("avx512_f", "avx512_bf16", "amx_int8", "amx_bf16")
+    told = {name: name in units for name in names}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
     assert amp_dtype("auto", torch.device("cpu")) == dtype
     assert amp_dtype("off", torch.device("cpu")) is None
 
