@@ -159,7 +159,7 @@ class TargetController:
             ratio = max((value / self.target.left[name] for name, value in measured.items()), default=1.0)
             (met if ratio <= 1 else missed).append((ratio, chosen))
             misled = any(value < _AS_EXPECTED * expected[name] for name, value in measured.items())
-            # some could stay; where the estimate was right, the same would be chosen again
+            # some could stay; where the estimate was right, nearly the same would be chosen again
             spare = ratio < _NEAR and misled and goes_further(chosen, self._dead(parameters))
             if met and (len(met) > 1 or not spare):
                 break

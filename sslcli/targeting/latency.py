@@ -45,7 +45,7 @@ _WIDTHS = (1.0, 0.75, 0.5, 0.25, 0.1)
 _BLOCK = 16  # channels that the CPU's convolutions take at once, where they are that many
 _FEW = 4  # blocks; of more, one makes little difference
 _LIVE_COLUMNS = (0.5, 0.25, 0.1)
-_TABLE = RunSettings(budget_s=0.3, rounds=1, warmup=1, min_blocks=3)
+_TABLE = RunSettings(budget_s=0.3, rounds=1, warmup=1, min_blocks=1)
 _WHOLE = RunSettings(budget_s=1.0, rounds=4)
 _ON_THE_WAY = RunSettings(budget_s=0.5, rounds=4)
 _LOWERED = RunSettings(budget_s=0.3)
@@ -283,7 +283,9 @@ def _layer_times(piece: onnx.ModelProto, layer: Reader, columns: bool, call: flo
         channels = (1,)
     places = [(n, c) for n in filters for c in channels]
     models = [narrowed(piece, n, c, depthwise=layer.depthwise).SerializeToString() for n, c in places]
+    models.append(models[-1])  # all fractions are of the whole layer, and no wider one corrects its time
     medians = [_median_ms(timing.samples.ns) for timing in time_models(models, _TABLE)]
+    medians[-2:] = [min(medians[-2:])]
     ms = np.maximum(np.array(medians).reshape(len(filters), len(channels)) - call, 0.0)
     taps = math.prod(layer.shape[2:])
     lowered = _lowered(piece) if columns and layer.kind == "conv" and taps > 1 and layer.groups == 1 else ()
@@ -301,8 +303,9 @@ def _lowered(piece: onnx.ModelProto) -> tuple[tuple[float, float], ...]:
 def widths(size: int, block: int | None = None) -> tuple[int, ...]:
     """Numbers of channels to time, ascending.
 
-    One channel more than whole blocks of them costs nearly as much as a block more. So of a number within few
-    blocks, the whole blocks below it and one channel more stand for all that the last block may hold.
+    One channel more than whole blocks of them costs nearly as much as a block more. So of each number within
+    few blocks the whole blocks below it and one channel more are timed, which stand for all that its block
+    may hold; what is not below one of the numbers stays on the line between its neighbours.
     """
     numbers = {max(1, round(width * size)) for width in _WIDTHS}
     if block:

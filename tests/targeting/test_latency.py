@@ -398,6 +398,19 @@ def test_what_a_run_is_judged_by_is_measured_longer(monkeypatch, net):
     assert seen[0].budget_s < seen[1].budget_s == 1.0
 
 
+def test_of_two_times_of_the_whole_layer_the_lesser_counts(monkeypatch, net, example):
+    layer = readers(analyse(normalise(trace(net, example))))[0]
+
+    def time_models(models, settings):
+        us = [*range(1, len(models) - 1), 90, 40]
+        return [SimpleNamespace(samples=SimpleNamespace(ns=np.array([1e3 * each]))) for each in us]
+
+    monkeypatch.setattr(module, "narrowed", lambda piece, *_, **__: piece)
+    monkeypatch.setattr(module, "time_models", time_models)
+    times = module._layer_times(onnx.ModelProto(), layer, False, 0.0)
+    assert [row[0] for row in times.ms] == pytest.approx([0.001, 0.002, 0.003, 0.004, 0.04])
+
+
 @pytest.mark.parametrize(("affordable", "expected"), [(False, 3), (True, 6)])
 def test_a_short_run_measures_at_the_start_the_choice_and_the_end_alone(
     monkeypatch, trained, data, example, table, affordable, expected
