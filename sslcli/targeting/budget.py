@@ -80,22 +80,26 @@ class Budget:
     @torch.no_grad()
     def correct(
         self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], *, afresh: bool = False
-    ) -> dict[str, float]:
-        """Measure what is only estimated, correct the estimates by it, and give what was measured.
+    ) -> dict[str, Place]:
+        """Measure what is only estimated, and correct the estimates by it.
 
         Args:
             parameters: by name.
             gone: groups that are left out, a bool mask per set.
             afresh: whether to forget what was measured of other cuts.
+
+        Returns:
+            By name, the estimate, corrected as it was until now, and what was measured.
         """
         if self.latency is None:
             return {}
         pruned = self._without(parameters, gone)
-        estimated, measured = self.watch(pruned)["latency"], self.latency.measure(pruned)
+        estimate = {"latency": self.watch(pruned)["latency"]}
+        expected, measured = self._corrected(estimate)["latency"], self.latency.measure(pruned)
         known = [] if afresh else self.corrections.get("latency", [])
-        self.corrections["latency"] = agreeing(known, (estimated, measured))
+        self.corrections["latency"] = agreeing(known, (estimate["latency"], measured))
         self._priced = False
-        return {"latency": measured}
+        return {"latency": (expected, measured)}
 
     @torch.no_grad()
     def correct_near_aim(self, parameters: Mapping[str, Tensor]) -> None:
@@ -113,7 +117,7 @@ class Budget:
         ]
         for _ in range(_FIRST):
             cut = self._least_cut_alike(parameters, whole, living, self.aim)
-            if cut is None or self.correct(parameters, cut)["latency"] <= self.aim:
+            if cut is None or self.correct(parameters, cut)["latency"][1] <= self.aim:
                 break
 
     def _least_cut_alike(

@@ -153,12 +153,11 @@ class TargetController:
         met: list[tuple[float, list[Tensor]]] = []
         for number in range(_CORRECTIONS):
             chosen = self._fewest(parameters)
-            expected = self.budget.left(parameters, chosen)
             # that there is a second try says that what was measured of other cuts before misleads
-            measured = self.budget.correct(parameters, chosen, afresh=number == 1)
-            ratio = max((value / self.target.left[name] for name, value in measured.items()), default=1.0)
+            places = self.budget.correct(parameters, chosen, afresh=number == 1)
+            ratio = max((found / self.target.left[name] for name, (_, found) in places.items()), default=1.0)
             (met if ratio <= 1 else missed).append((ratio, chosen))
-            misled = any(value < _AS_EXPECTED * expected[name] for name, value in measured.items())
+            misled = any(found < _AS_EXPECTED * expected for expected, found in places.values())
             # some could stay; where the estimate was right, nearly the same would be chosen again
             spare = ratio < _NEAR and misled and goes_further(chosen, self._dead(parameters))
             if met and (len(met) > 1 or not spare):
