@@ -13,7 +13,7 @@ from sslcli.graph.groups import GroupSet
 from sslcli.sparsity.zeros import zero_groups, zero_masks
 from sslcli.targeting.bundles import Bundle, Bundler
 from sslcli.targeting.latency import Latency
-from sslcli.targeting.left import Watch
+from sslcli.targeting.left import Watch, usable
 from sslcli.targeting.norms import Norm, settled
 
 _REFRESHES = 4  # in a run; between them costs drift as their layers' other sides shrink
@@ -89,12 +89,16 @@ class Budget:
             afresh: whether to forget what was measured of other cuts.
 
         Returns:
-            By name, the estimate, corrected as it was until now, and what was measured.
+            By name, the estimate, corrected as it was until now, and what was measured; nothing where no
+            path is left that could be.
         """
         if self.latency is None:
             return {}
         pruned = self._without(parameters, gone)
-        estimate = {"latency": self.watch(pruned)["latency"]}
+        left = self.watch(pruned)
+        if not usable(left):
+            return {}
+        estimate = {"latency": left["latency"]}
         expected, measured = self._corrected(estimate)["latency"], self.latency.measure(pruned)
         known = [] if afresh else self.corrections.get("latency", [])
         self.corrections["latency"] = agreeing(known, (estimate["latency"], measured))
@@ -132,12 +136,12 @@ class Budget:
         for _ in range(_HALVINGS):
             share = (low + high) / 2
             cut = _cut_alike(whole, living, share)
-            left = self.left(parameters, cut)["latency"]
-            if left > aim:
+            left = self.left(parameters, cut)
+            if left["latency"] > aim:
                 low = share
             else:
                 high = share
-                if left > 0 and goes_further(cut, whole):
+                if usable(left) and goes_further(cut, whole):
                     found = cut
         return found
 

@@ -26,6 +26,7 @@ from sslcli.sparsity.bound import BoundSet, BoundView, bind, group_norms, group_
 from sslcli.sparsity.penalty import WeightedSet
 from sslcli.targeting.budget import Budget, goes_further
 from sslcli.targeting.bundles import Bundle
+from sslcli.targeting.left import usable
 from sslcli.targeting.target import Target
 from sslcli.training.control import Signs
 
@@ -34,12 +35,13 @@ _LOOKS = 10  # per adjustment
 _MEMORY = 0.95  # of a group's worth, from look to look
 _ARRIVAL = 0.6  # share of the penalised phase after which all that must go is slated
 _SPARED = 10  # groups of the last choice that are looked at once more
+_NEEDED = 10  # groups without which no path is left; then no more are looked for in their place
 _NEARLY = 0.8  # share of what is to save that a group must save by its estimated cost to be tried
 _SLOWED = 0.3  # pace while the metric is too low; strengths do not grow meanwhile
 _LATEST = 0.9  # share of the penalised phase after which all is slated, however low the metric was
 _KILL = 2.0  # adjustments that a slated group survives
 _LOYALTY = 0.5  # factor of the price of groups that are slated already, so that few change sides
-_NEAR = 0.8  # of a limit; a choice that leaves less of what was measured is made once more
+_NEAR = 0.8  # of a limit; where a misled choice leaves less of what was measured, it is made once more
 _AS_EXPECTED = 0.9  # of an estimate, from which on a measurement agrees with it
 _CORRECTIONS = 5  # measurements of the last choice at most
 _GROWTH = 1.25  # of the strength of a slated group that still lives, at each adjustment
@@ -153,6 +155,8 @@ class TargetController:
         met: list[tuple[float, list[Tensor]]] = []
         for number in range(_CORRECTIONS):
             chosen = self._fewest(parameters)
+            if any(_same(chosen, earlier) for _, earlier in (*met, *missed)):
+                break  # nothing further can go, or nothing can stay
             # that there is a second try says that what was measured of other cuts before misleads
             places = self.budget.correct(parameters, chosen, afresh=number == 1)
             ratio = max((found / self.target.left[name] for name, (_, found) in places.items()), default=1.0)
@@ -176,16 +180,18 @@ class TargetController:
         return any(left[name] > limit for name, limit in self.target.left.items() if name != "latency")
 
     def _fewest(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
-        """The dead groups, and the fewest further ones that meet the target.
+        """The dead groups, and the fewest further ones that meet the target, or all where they do not.
 
-        Where one of several targets is met before the others, the rest is ordered anew without it.
+        Where one of several targets is met before the others, the rest is ordered anew without it. Groups
+        without which no path is left stay, and others are looked for in their place.
         """
         gone = dead = self._dead(parameters)
         self.budget.refresh(parameters, dead, 1.0)
         chosen: list[Bundle] = []
+        needed: list[Bundle] = []
         left = self.budget.left(parameters, gone)
         while above := _above(left, self.target.left):
-            order = self._order(gone, left)
+            order = [bundle for bundle in self._order(gone, left) if bundle not in needed]
             low, high = 0, len(order)
             while low < high:  # fewest further groups that meet one target more
                 middle = (low + high) // 2
@@ -194,9 +200,16 @@ class TargetController:
                     high = middle
                 else:
                     low = middle + 1
+            left = self.budget.left(parameters, self._with(gone, order[:low]))
+            if not usable(left):  # one fewer does not meet it, so leaves a path
+                low -= 1
+                needed.append(order[low])
+                left = self.budget.left(parameters, self._with(gone, order[:low]))
+                stop = len(needed) >= _NEEDED
+            else:
+                stop = not _above(left, self.target.left) < above
             chosen, gone = chosen + order[:low], self._with(gone, order[:low])
-            left = self.budget.left(parameters, gone)
-            if not _above(left, self.target.left) < above:
+            if stop:
                 break
         return self._with(dead, self._least(parameters, dead, chosen))
 
@@ -292,7 +305,8 @@ class TargetController:
         return chosen
 
     def _meets(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> bool:
-        return not _above(self.budget.left(parameters, gone), self.target.left)
+        left = self.budget.left(parameters, gone)
+        return usable(left) and not _above(left, self.target.left)
 
     def _slate(self, parameters: Mapping[str, Tensor], allowed: Mapping[str, float]) -> None:
         """Choose anew what has to go for ``allowed``; costs are linear, so errors are made good next time."""
@@ -375,6 +389,10 @@ class TargetController:
 def _price(bundle: Sequence[tuple[int, int]], values: Sequence[Sequence[float]]) -> float:
     """What the loss would miss without a bundle."""
     return sum(values[number][group] for number, group in bundle)
+
+
+def _same(masks: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return all(map(torch.equal, masks, others))
 
 
 def _above(left: Mapping[str, float], limits: Mapping[str, float]) -> set[str]:

@@ -43,7 +43,7 @@ from sslcli.training.world import ALONE, World
 
 _WIDTHS = (1.0, 0.75, 0.5, 0.25, 0.1)
 _BLOCK = 16  # channels that the CPU's convolutions take at once, where they are that many
-_FEW = 4  # blocks; of more, one makes little difference
+_FEW = 4  # blocks; of more, one makes less difference (at 64 filters a quarter), and each width takes time
 _LIVE_COLUMNS = (0.5, 0.25, 0.1)
 _TABLE = RunSettings(budget_s=0.3, rounds=1, warmup=1, min_blocks=1)
 _WHOLE = RunSettings(budget_s=1.0, rounds=4)
@@ -254,7 +254,7 @@ def measure_table(proto: onnx.ModelProto, structure: Structure, *, columns: bool
     layers = {}
     for layer in readers(structure):
         piece = pieces.get(layer.layer)
-        if piece is None or (layer.groups > 1 and not layer.depthwise):
+        if piece is None or (layer.groups > 1 and not _one_to_one(layer)):
             continue  # stays in the rest, which is not attributed to anything
         key = _alike(piece)
         if key not in timed:
@@ -277,12 +277,12 @@ def measured(
 def _layer_times(piece: onnx.ModelProto, layer: Reader, columns: bool, call: float) -> LayerTimes:
     block = None if layer.kind == "linear" else _BLOCK
     filters, channels = (widths(size, block) for size in layer.shape[:2])
-    if layer.kind == "conv_transpose":
-        filters, channels = channels, filters
-    if layer.depthwise:
+    if layer.groups > 1:  # one to one; the second size of the weight is 1
         channels = (1,)
+    elif layer.kind == "conv_transpose":
+        filters, channels = channels, filters
     places = [(n, c) for n in filters for c in channels]
-    models = [narrowed(piece, n, c, depthwise=layer.depthwise).SerializeToString() for n, c in places]
+    models = [narrowed(piece, n, c, depthwise=layer.groups > 1).SerializeToString() for n, c in places]
     models.append(models[-1])  # all fractions are of the whole layer, and no wider one corrects its time
     medians = [_median_ms(timing.samples.ns) for timing in time_models(models, _TABLE)]
     medians[-2:] = [min(medians[-2:])]
@@ -290,6 +290,11 @@ def _layer_times(piece: onnx.ModelProto, layer: Reader, columns: bool, call: flo
     taps = math.prod(layer.shape[2:])
     lowered = _lowered(piece) if columns and layer.kind == "conv" and taps > 1 and layer.groups == 1 else ()
     return LayerTimes(filters, channels, least_at(ms), (*lowered, (1.0, 1.0)))
+
+
+def _one_to_one(layer: Reader) -> bool:
+    """Whether each filter reads one channel, and no other filter that one."""
+    return layer.groups == layer.rows.numel() == layer.columns.numel()
 
 
 def _lowered(piece: onnx.ModelProto) -> tuple[tuple[float, float], ...]:

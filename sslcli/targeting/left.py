@@ -65,6 +65,11 @@ def watcher(
     return watch
 
 
+def usable(left: Mapping[str, float]) -> bool:
+    """Whether anything is left, by a watcher's fractions: where a cut takes every path, all of them are 0."""
+    return any(value > 0 for value in left.values())
+
+
 def executed(found: Cut, layer: Reader) -> int:
     """Multiply-accumulates of one use of a layer over the example's batch, after a cut."""
     if not found.is_needed(layer.node) or found.is_constant(layer.node):

@@ -17,7 +17,7 @@ def narrowed(
         piece: a model of one node with constant weight; its input has a fixed shape.
         filters: to keep.
         channels: to keep; of a depthwise convolution those of each group, which is 1.
-        depthwise: whether each filter reads a channel of its own.
+        depthwise: whether each filter reads a channel of its own that no other reads.
     """
     model = onnx.ModelProto()
     model.CopyFrom(piece)
@@ -25,7 +25,7 @@ def narrowed(
     (node,) = graph.node
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     weight = next(tensors[name] for name in node.input[:2] if name in tensors)
-    rows, columns = _axes(node)
+    rows, columns = (0, 1) if depthwise else _axes(node)
     values = onnx.numpy_helper.to_array(weight)
     values = values.take(range(filters), rows).take(range(channels), columns)
     weight.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values), weight.name))

@@ -184,6 +184,40 @@ def test_the_last_choice_takes_what_is_worth_least_of_what_is_enough(limit, gone
     assert tuple(int(mask.sum()) for mask in chosen) == gone
 
 
+class Chain(nn.Sequential):
+    """MACs: 648 in the first convolution, 1152 in the second, 192 in the classifier; of 1992."""
+
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(1, 2, 3, bias=False), nn.ReLU(), nn.Conv2d(2, 4, 3, bias=False), nn.ReLU(),
+            nn.Flatten(), nn.Linear(64, 3, bias=False),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("limit", "gone", "macs"),
+    [(0.6, (1, 0), 1092), (0.4, (1, 2), 708), (0.001, (1, 3), 516)],
+)
+def test_a_choice_leaves_a_path(limit, gone, macs, example):
+    """One filter of the first convolution and the second's channel of the other are worth least.
+
+    Without both no path is left, which no target is met by: filters of the second go on instead.
+    """
+    net = Chain()
+    structure = analyse(normalise(trace(net, example)))
+    filters, channels = find_groups(structure, "filter"), find_groups(structure, "channel")[:1]
+    assert [found.label for found in (*filters, *channels)] == ["0", "2", "2"]
+    weighted = [WeightedSet(found, 1.0) for found in (*filters, *channels)]
+    budget = Budget([entry.group_set for entry in weighted], watcher(structure))
+    controller = TargetController(weighted, Target({"macs": limit}, None, 1.0), budget, 60)
+    for note, worth in zip(controller.notes, ([0.1, 9.0], [4.0, 5.0, 6.0, 7.0], [9.0, 0.1]), strict=True):
+        note.worth.copy_(torch.tensor(worth))
+    parameters = dict(net.named_parameters())
+    chosen = controller.choose(parameters, 0)
+    assert tuple(int(mask.sum()) for mask in chosen) == (*gone, 0)
+    assert budget.left(parameters, chosen)["macs"] == pytest.approx(macs / 1992)
+
+
 def test_dead_columns_count_as_packed(trained, data, example):
     """Columns change nothing in the graph as executed, so a target over them is in live rows x columns."""
     result = regularize(

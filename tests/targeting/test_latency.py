@@ -304,6 +304,44 @@ def test_what_the_estimate_said_is_not_chosen_and_measured_again(monkeypatch, wi
     assert sum(int(mask.sum()) >= 16 for mask in gone) == (2 if faster > 0.9 else 1)
 
 
+@pytest.mark.parametrize(("measured", "aim"), [(0.9, 0.1), (0.3, 0.01), (0.02, 0.4)])
+def test_no_choice_is_measured_twice(monkeypatch, wide, measured, aim):
+    estimates = []
+    budget, _ = budget_of(wide, None, monkeypatch, lambda estimate, _: estimates.append(estimate) or measured)
+    controller = TargetController(wide.penalties, Target({"latency": aim}, None, 0.0), budget, 600)
+    for number, note in enumerate(controller.notes):
+        note.worth = torch.arange(len(note.worth)) + 1.0 + number
+    controller.choose(dict(wide.net.named_parameters()), 600)
+    assert len(set(estimates)) == len(estimates)
+
+
+@pytest.mark.parametrize("aim", [0.3, 0.05, 0.001])
+def test_where_a_latency_cannot_be_reached_a_path_is_left(monkeypatch, wide, aim):
+    """Filters and the channels that read them can take every path together."""
+    options = RegularizeOptions(structures={"filter": 1.0, "channel": 1.0}, target={"latency": 0.5})
+    wide.penalties = weighted_sets(wide.structure, options.structures, False, options.depth_unit)
+    budget, calls = budget_of(wide, None, monkeypatch, lambda estimate, _: max(0.3 * estimate, 0.1))
+    controller = TargetController(wide.penalties, Target({"latency": aim}, None, 0.0), budget, 600)
+    generator = torch.Generator().manual_seed(1)
+    for number, note in enumerate(controller.notes):
+        note.worth = torch.rand(len(note.worth), generator=generator) * (1 + number)
+    parameters = dict(wide.net.named_parameters())
+    gone = controller.choose(parameters, 600)
+    assert calls
+    assert budget.watch(budget._without(parameters, gone))["latency"] > 0
+
+
+def test_what_has_no_path_is_not_measured(monkeypatch, wide):
+    budget, calls = budget_of(wide, None, monkeypatch, lambda estimate, _: estimate)
+    gone = [torch.ones(weighted.group_set.count, dtype=torch.bool) for weighted in wide.penalties]
+    with torch.no_grad():
+        for each in wide.net:
+            if getattr(each, "bias", None) is not None:
+                each.bias.zero_()
+    assert budget.correct(dict(wide.net.named_parameters()), gone) == {}
+    assert not calls
+
+
 def test_a_later_choice_prices_what_is_there_then_as_a_continued_run_does(monkeypatch, wide):
     budget, _ = budget_of(wide, 0.5, monkeypatch, lambda estimate, _: estimate)
     target = Target({"latency": 0.5}, None, 0.0)
@@ -482,3 +520,21 @@ def test_the_table_of_a_real_network_is_measured(net, example):
         net.conv1.bias[:9] = 0
     assert watcher(structure, latency.estimate)(dict(net.named_parameters()))["latency"] < 1.0
     assert latency.measure(dict(net.named_parameters())) > 0
+
+
+class Odd(nn.Sequential):
+    """A depthwise convolution with two filters a channel, and a transposed one with one."""
+
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(1, 20, 3, padding=1), nn.Conv2d(20, 40, 3, padding=1, groups=20),
+            nn.ConvTranspose2d(40, 40, 2, stride=2, groups=40), nn.ConvTranspose2d(40, 8, 1, groups=8),
+            nn.Conv2d(8, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        )  # fmt: skip
+
+
+def test_depthwise_layers_are_timed_where_each_filter_reads_a_channel_that_no_other_reads(example):
+    latency = Latency(net := Odd().eval(), example, analyse(normalise(trace(net, example))))
+    table = latency.table.layers
+    assert set(table) == {"0", "2", "4"}
+    assert (table["2"].filters, table["2"].channels) == (widths(40, 16), (1,))

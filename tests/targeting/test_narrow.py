@@ -51,6 +51,15 @@ def test_a_depthwise_convolution_narrows_on_both_sides():
     np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
 
 
+def test_a_transposed_depthwise_convolution_narrows_on_both_sides():
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(6, 6, 3, groups=6)
+    x = torch.randn(1, 2, 7, 7)
+    expected = nn.functional.conv_transpose2d(x, layer.weight[:2], layer.bias[:2], groups=2)
+    found = run(narrowed(piece_of(layer, (6, 7, 7)), 2, 1, depthwise=True), x.numpy())
+    np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
+
+
 def test_masked_leaves_the_share_of_columns():
     piece = piece_of(nn.Conv2d(4, 8, 5), (4, 9, 9))
     (weight,) = [t for t in masked(piece, 0.25).graph.initializer if len(t.dims) == 4]
