@@ -15,6 +15,7 @@ Reference:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +28,7 @@ from sslcli.sparsity.penalty import WeightedSet
 from sslcli.targeting.budget import Budget, goes_further
 from sslcli.targeting.bundles import Bundle
 from sslcli.targeting.left import usable
+from sslcli.targeting.sensitivity import Probe
 from sslcli.targeting.target import Target
 from sslcli.training.control import Signs
 
@@ -34,6 +36,7 @@ _COLLECTED = ("filter", "channel", "hidden")  # structures whose layers mostly w
 _LOOKS = 10  # per adjustment
 _MEMORY = 0.95  # of a group's worth, from look to look
 _ARRIVAL = 0.6  # share of the penalised phase after which all that must go is slated
+_TRUSTED = 4.0  # by how much a measured loss may change the worth of a set, either way
 _SPARED = 10  # groups of the last choice that are looked at once more
 _NEEDED = 10  # groups without which no path is left; then no more are looked for in their place
 _NEARLY = 0.8  # share of what is to save that a group must save by its estimated cost to be tried
@@ -66,6 +69,7 @@ class TargetController:
         budget: what is left without given groups, and what each group costs.
         steps: of the penalised phase.
         series: weights of depthwise convolutions, which pass on what another layer of their groups wrote.
+        probes: what the network loses without some groups of each set, which weighs the worth of all of them.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class TargetController:
         budget: Budget,
         steps: int,
         series: Collection[str] = (),
+        probes: Sequence[Probe | None] = (),
     ) -> None:
         self.series = frozenset(series)
         self.weighted, self.target, self.budget = list(weighted), target, budget
@@ -86,6 +91,9 @@ class TargetController:
             for s in self.sets
         ]
         self.clock = 0.0
+        self.probes = list(probes)
+        self.factors = [1.0] * len(self.sets)
+        self._weighed = not self.probes
         self._position = 0.0
         self._step_size = 1.0
 
@@ -126,6 +134,8 @@ class TargetController:
         """Slate groups for the place of the run, and give the penalty that removes them."""
         slowed = self._advance(signs)
         if signs.step >= self.every:
+            if not self._weighed:
+                self.factors, self._weighed = weighed(self.notes, self.probes), True
             allowed = {
                 name: 1 - (1 - limit) * min(1.0, self.clock / _ARRIVAL)
                 for name, limit in self.target.left.items()
@@ -218,6 +228,8 @@ class TargetController:
         return {
             "notes": [vars(note) for note in self.notes],
             "clock": self.clock,
+            "factors": list(self.factors),
+            "weighed": self._weighed,
             "position": self._position,
             "step_size": self._step_size,
             "budget": self.budget.state(),
@@ -227,6 +239,7 @@ class TargetController:
         """Go on from a state."""
         self.notes = [Group(**note) for note in state["notes"]]
         self.clock, self._position = state["clock"], state["position"]
+        self.factors, self._weighed = list(state["factors"]), state["weighed"]
         self._step_size = state["step_size"]
         self.budget.restore(state["budget"])
 
@@ -285,10 +298,10 @@ class TargetController:
     def _prices(self) -> list[Tensor]:
         """What the loss would miss in each group, by set, in shares: twice the strength, half the price."""
         return [
-            torch.where(note.slated, _LOYALTY, 1.0) * note.worth / weighted.strength
+            torch.where(note.slated, _LOYALTY, 1.0) * note.worth * factor / weighted.strength
             if weighted.strength > 0
             else torch.zeros_like(note.worth)
-            for weighted, note in zip(self.weighted, self.notes, strict=True)
+            for weighted, note, factor in zip(self.weighted, self.notes, self.factors, strict=True)
         ]
 
     def _values(self) -> list[list[float]]:
@@ -384,6 +397,25 @@ class TargetController:
             for number, group in bundle:
                 marked[number][group] = True
         return marked
+
+
+def weighed(notes: Sequence[Group], probes: Sequence[Probe | None]) -> list[float]:
+    """By what the worth of each set's groups is multiplied, so that it is to scale with what was measured.
+
+    The rise of the loss over the worth of what went, with a mean (of logarithms) of 1 and within a factor of
+    ``_TRUSTED``; 1 where nothing was measured. A loss that did not rise stands for the least factor.
+    """
+    ratios = [
+        max(found.rise, 0.0) / float(note.worth[found.gone].sum())
+        if found is not None and float(note.worth[found.gone].sum()) > 0
+        else None
+        for note, found in zip(notes, probes, strict=True)
+    ]
+    logs = [math.log(ratio) for ratio in ratios if ratio]
+    if not logs:
+        return [1.0] * len(ratios)
+    mean = math.exp(sum(logs) / len(logs))
+    return [1.0 if ratio is None else min(max(ratio / mean, 1 / _TRUSTED), _TRUSTED) for ratio in ratios]
 
 
 def _price(bundle: Sequence[tuple[int, int]], values: Sequence[Sequence[float]]) -> float:

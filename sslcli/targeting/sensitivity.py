@@ -1,9 +1,8 @@
 """How much each layer loses without retraining: accuracy against the share of its groups that is removed.
 
 The groups of least norm go first. Nothing is trained and few samples are seen, so the figures rank layers
-and show where a layer breaks; they do not foretell the accuracy after fine-tuning. The controller of a target
-does not start from them: it estimates the worth of every single group from the gradients of its first steps,
-at no cost, while a curve says nothing of single groups and is of the weights before training.
+and show where a layer breaks; they do not foretell the accuracy after fine-tuning. A target's controller
+estimates the worth of every single group from gradients; ``probe`` measures what it can weigh whole sets by.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from sslcli.sparsity.zeros import zero_masks
 from sslcli.surgery.measure import group_norms
 from sslcli.training.evaluate import evaluate
 from sslcli.training.task import Task
+from sslcli.training.world import ALONE, World
 
 FRACTIONS = (0.125, 0.25, 0.5, 0.75, 0.875)
 _SAMPLES = 512
@@ -68,6 +68,19 @@ class Sensitivity:
     samples: int
     split: str
     curves: tuple[Curve, ...]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a network loses without some groups of one set.
+
+    Attributes:
+        gone: the groups, bool (count,).
+        rise: of the loss; negative where it fell.
+    """
+
+    gone: Tensor
+    rise: float
 
 
 def sensitivity(
@@ -113,6 +126,45 @@ def sensitivity(
     return Sensitivity(name, whole, len(seen), split, tuple(curves))
 
 
+def probe(
+    model: nn.Module,
+    data: DataSource,
+    sets: Sequence[GroupSet],
+    share: float,
+    *,
+    task: Task | None = None,
+    samples: int = _SAMPLES,
+    world: World = ALONE,
+) -> list[Probe | None]:
+    """The loss without the groups of least norm of each set, one set at a time; None for a set of one group.
+
+    Args:
+        model: on any device; left as it was.
+        data: with a validation (or else a test) split.
+        sets: of the model.
+        share: of a set's groups that are left out, as nearly as whole groups allow; never none or all.
+        task: what is learned; None: classification.
+        samples: of the split that are seen.
+        world: processes that share the work; all find the same.
+
+    Raises:
+        DataError: the data have neither a validation nor a test split.
+    """
+    _, seen = _few(data, samples)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    whole = evaluate(model, task, seen, world=world)["loss"]
+    found: list[Probe | None] = []
+    for group_set in sets:
+        if group_set.count < 2:
+            found.append(None)
+            continue
+        number = min(max(round(share * group_set.count), 1), group_set.count - 1)
+        gone = _least(group_set, parameters, number)
+        with _without(parameters, zero_masks(parameters, [group_set], [gone])):
+            found.append(Probe(gone, evaluate(model, task, seen, world=world)["loss"] - whole))
+    return found
+
+
 def _few(data: DataSource, samples: int) -> tuple[str, Split]:
     """Samples spread evenly over the validation split, or over the test split where there is none."""
     for name in ("validation", "test"):
@@ -130,7 +182,7 @@ def _numbers(count: int, fractions: Sequence[float]) -> list[int]:
 
 def _least(group_set: GroupSet, parameters: Mapping[str, Tensor], number: int) -> Tensor:
     """Marks the groups of least norm, ``number`` of them, bool (count,)."""
-    order = group_norms(group_set, parameters).argsort()
+    order = group_norms(group_set, parameters).argsort().cpu()
     gone = torch.zeros(group_set.count, dtype=torch.bool)
     gone[order[:number]] = True
     return gone

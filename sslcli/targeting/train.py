@@ -30,6 +30,7 @@ from sslcli.targeting.left import watcher
 from sslcli.targeting.norms import find_norms
 from sslcli.targeting.replay import Replay, read_course
 from sslcli.targeting.result import TrainResult
+from sslcli.targeting.sensitivity import Probe, probe
 from sslcli.targeting.target import Target, TargetMissedError
 from sslcli.training.course import plan_course
 from sslcli.training.evaluate import evaluate
@@ -178,7 +179,8 @@ def regularize(
     if course is not None:
         controller = Replay(penalties, course, budget.settle)
     elif target is not None:
-        controller = TargetController(penalties, target, budget, steps, depthwise_weights(structure))
+        probes = _probes(trained, task, source, options, sets, world)
+        controller = TargetController(penalties, target, budget, steps, depthwise_weights(structure), probes)
     result = fit(
         trained,
         task,
@@ -233,6 +235,21 @@ def _target(
         if fraction != "latency" or options.replay is None  # a replay measures nothing
     }
     return Target(left, options.max_drop, metrics[name], name)
+
+
+def _probes(
+    model: nn.Module,
+    task: Task | None,
+    data: DataSource,
+    options: RegularizeOptions,
+    sets: Sequence[GroupSet],
+    world: World,
+) -> Sequence[Probe | None]:
+    """What each set is weighed by: a cut as deep as one of all filters alike to the target would be."""
+    if not options.sensitivity:
+        return ()
+    share = 1 - min(options.target.values()) ** 0.5  # of both sides of a layer
+    return probe(model, data, sets, share, task=task, world=world)
 
 
 def _columns_go(options: RegularizeOptions) -> bool:

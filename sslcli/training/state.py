@@ -16,7 +16,7 @@ from sslcli.errors import InputError, UsageError
 from sslcli.files import atomic_output, write_errors
 from sslcli.reference import describe
 
-_VERSION = 3
+_VERSION = 4
 
 
 @dataclass

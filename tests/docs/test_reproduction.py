@@ -41,7 +41,9 @@ def run(error, rows, columns, seed=0):
         return {"id": name, "uses": "train", "seconds": 60.0, "metrics": metrics, "layers": layers(r, c)}
 
     steps = [step("baseline", 0.006, (20, 50), (25, 500)), step("row4", error, rows, columns)]
-    return {"recipe": "r.yaml", "seed": seed, "note": "", "host": {"cpu": "c", "torch": "t"}, "steps": steps}
+    recipe = "recipes/paper/lenet-shapes.yaml"
+    host = {"cpu": "c", "torch": "t"}
+    return {"recipe": recipe, "seed": seed, "note": "", "host": host, "date": "2026-11-23", "steps": steps}
 
 
 def line(page, label):

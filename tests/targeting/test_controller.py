@@ -19,8 +19,9 @@ from sslcli.sparsity.penalty import WeightedSet
 from sslcli.surgery import prune
 from sslcli.targeting import TargetMissedError, regularize
 from sslcli.targeting.budget import Budget
-from sslcli.targeting.controller import TargetController
+from sslcli.targeting.controller import Group, TargetController, weighed
 from sslcli.targeting.left import watcher
+from sslcli.targeting.sensitivity import Probe
 from sslcli.targeting.target import Target
 from sslcli.training.control import Signs
 from sslcli.training.evaluate import evaluate, measure
@@ -310,7 +311,8 @@ def test_an_unreachable_target_keeps_the_nearest(trained, data, example):
     assert torch.isfinite(nearest.model(inputs)).all()
 
 
-def test_a_target_can_continue_to_the_same_bits(trained, data, example, tmp_path, monkeypatch):
+@pytest.mark.parametrize("sensitivity", [False, True])
+def test_a_target_can_continue_to_the_same_bits(sensitivity, trained, data, example, tmp_path, monkeypatch):
     aside = []
 
     def write_and_copy(path, state):
@@ -318,7 +320,9 @@ def test_a_target_can_continue_to_the_same_bits(trained, data, example, tmp_path
         aside.append(shutil.copy(path, tmp_path / f"state{len(aside)}"))
 
     monkeypatch.setattr("sslcli.training.keeper.write_state", write_and_copy)
-    chosen = options(epochs=12, finetune_epochs=1, target={"macs": 0.5}, save_every_steps=7)
+    chosen = options(
+        epochs=12, finetune_epochs=1, target={"macs": 0.5}, save_every_steps=7, sensitivity=sensitivity
+    )
     whole = regularize(trained, example, data, options=chosen, batch_size=16, state_path=tmp_path / "state")
     monkeypatch.undo()
     for number in (5, len(aside) // 2, len(aside) - 2):
@@ -332,6 +336,46 @@ def test_a_target_can_continue_to_the_same_bits(trained, data, example, tmp_path
 def test_a_limit_on_the_drop_needs_a_target(trained, data, example):
     with pytest.raises(UsageError, match="without a target"):
         regularize(trained, example, data, structures={"filter": 1.0}, options=options(max_drop=1.0))
+    with pytest.raises(UsageError, match="--sensitivity without a target"):
+        regularize(trained, example, data, structures={"filter": 1.0}, options=options(sensitivity=True))
+
+
+@pytest.mark.parametrize(
+    ("rises", "factors"),
+    [
+        ((0.1, 0.1), (1, 1)),
+        ((0.4, 0.1), (2, 0.5)),
+        ((64.0, 0.01), (4, 0.25)),  # within a factor of four
+        ((0.4, -0.1), (1, 0.25)),  # what falls cannot be in the mean
+        ((0.0, 0.0), (1, 1)),
+        ((0.4, None), (1, 1)),
+    ],
+)
+def test_what_was_measured_weighs_whole_sets(rises, factors):
+    notes = [
+        Group(worth, torch.zeros(4, dtype=torch.bool), torch.zeros(4))
+        for worth in (torch.tensor([1.0, 1.0, 3.0, 9.0]), torch.tensor([0.5, 9.0, 9.0, 1.5]))
+    ]
+    gone = [torch.tensor([True, True, False, False]), torch.tensor([True, False, False, True])]
+    probes = [None if rise is None else Probe(mask, rise) for mask, rise in zip(gone, rises, strict=True)]
+    assert weighed(notes, probes) == pytest.approx(factors)
+
+
+def test_a_measured_set_is_let_go_for_another(trained, data, example, monkeypatch):
+    """Were it not for what was measured, filters of both sets would go."""
+    module = importlib.import_module("sslcli.targeting.train")
+    left = {}
+    for first, second in ((1e-6, 1.0), (1.0, 1e-6)):
+
+        def probe(model, source, sets, share, rises=(first, second), **_):
+            masks = [torch.arange(found.count) < found.count // 4 for found in sets]
+            return [Probe(mask, rise) for mask, rise in zip(masks, rises, strict=True)]
+
+        monkeypatch.setattr(module, "probe", probe)
+        chosen = options(epochs=8, target={"macs": 0.6}, sensitivity=True)
+        result = regularize(trained, example, data, options=chosen, batch_size=16)
+        left[first] = [int(value) for value in (result.model.conv1.weight.flatten(1) != 0).any(1)]
+    assert sum(left[1e-6]) < sum(left[1.0])
 
 
 @pytest.mark.parametrize(("sound", "kept"), [(0, "before training"), (2, "of epoch 2")])

@@ -6,7 +6,12 @@ from torch import nn
 
 from sslcli.data.source import DataSource
 from sslcli.errors import DataError
-from sslcli.targeting.sensitivity import sensitivity
+from sslcli.graph.groups import find_groups
+from sslcli.graph.normalise import normalise
+from sslcli.graph.slots import analyse
+from sslcli.graph.trace import trace
+from sslcli.targeting.sensitivity import probe, sensitivity
+from sslcli.training.evaluate import evaluate
 
 
 def test_curves_fall_where_filters_matter_and_the_model_is_left_as_it_was(trained, data, example):
@@ -52,3 +57,28 @@ def test_data_to_judge_by_are_needed(trained, data, example):
     bare = DataSource("bare", data.train, None, None, None, (1, 8, 8), ("a", "b", "c"))
     with pytest.raises(DataError, match="neither validation nor test"):
         sensitivity(trained, example, bare)
+
+
+def test_a_probe_is_the_loss_without_the_quarter_of_least_norm(trained, data, example):
+    before = copy.deepcopy(trained.state_dict())
+    sets = find_groups(analyse(normalise(trace(trained, example))), "filter")
+    first, second = probe(trained, data, sets, 0.25)
+    assert all(torch.equal(before[name], value) for name, value in trained.state_dict().items())
+    assert int(first.gone.sum()) == int(second.gone.sum()) == 3
+    norms = trained.conv1.weight.detach().flatten(1).norm(dim=1)
+    assert torch.equal(first.gone, norms <= norms.sort().values[2])
+    whole = evaluate(trained, None, data.validation)["loss"]
+    with torch.no_grad():
+        trained.conv1.weight[first.gone] = 0
+    assert first.rise == pytest.approx(evaluate(trained, None, data.validation)["loss"] - whole)
+    assert first.rise != 0
+
+
+@pytest.mark.parametrize(("share", "gone"), [(0.0, 1), (0.5, 6), (0.7, 8), (1.0, 11)])
+def test_a_probe_takes_some_groups_and_never_all(share, gone, trained, data, example):
+    structure = analyse(normalise(trace(trained, example)))
+    (branch,) = find_groups(structure, "depth")
+    assert branch.count == 1
+    first, *_, last = probe(trained, data, [*find_groups(structure, "filter"), branch], share)
+    assert int(first.gone.sum()) == gone
+    assert last is None
