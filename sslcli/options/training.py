@@ -164,7 +164,7 @@ class RegularizeOptions(TrainOptions):
     sensitivity: bool = Field(
         False,
         description="With a target: before the run, measure the loss without as many groups of each layer as "
-        "a cut alike of all would take, and weigh the layers' groups by it. May help or harm: try both.",
+        "a cut alike of all would take, and weigh the layers' groups by it. It did harm where it was tried.",
     )
     replay: str | None = Field(
         None,

@@ -38,7 +38,6 @@ _MEMORY = 0.95  # of a group's worth, from look to look
 _ARRIVAL = 0.6  # share of the penalised phase after which all that must go is slated
 _TRUSTED = 4.0  # by how much a measured loss may change the worth of a set, either way
 _SPARED = 10  # groups of the last choice that are looked at once more
-_NEEDED = 10  # groups without which no path is left; then no more are looked for in their place
 _NEARLY = 0.8  # share of what is to save that a group must save by its estimated cost to be tried
 _SLOWED = 0.3  # pace while the metric is too low; strengths do not grow meanwhile
 _LATEST = 0.9  # share of the penalised phase after which all is slated, however low the metric was
@@ -198,7 +197,7 @@ class TargetController:
         gone = dead = self._dead(parameters)
         self.budget.refresh(parameters, dead, 1.0)
         chosen: list[Bundle] = []
-        needed: list[Bundle] = []
+        needed: set[Bundle] = set()
         left = self.budget.left(parameters, gone)
         while above := _above(left, self.target.left):
             order = [bundle for bundle in self._order(gone, left) if bundle not in needed]
@@ -211,15 +210,13 @@ class TargetController:
                 else:
                     low = middle + 1
             left = self.budget.left(parameters, self._with(gone, order[:low]))
-            if not usable(left):  # one fewer does not meet it, so leaves a path
+            stuck = usable(left) and not _above(left, self.target.left) < above
+            if not usable(left):  # one fewer does not meet the target, so leaves a path
                 low -= 1
-                needed.append(order[low])
+                needed.add(order[low])
                 left = self.budget.left(parameters, self._with(gone, order[:low]))
-                stop = len(needed) >= _NEEDED
-            else:
-                stop = not _above(left, self.target.left) < above
             chosen, gone = chosen + order[:low], self._with(gone, order[:low])
-            if stop:
+            if stuck:
                 break
         return self._with(dead, self._least(parameters, dead, chosen))
 
@@ -333,9 +330,27 @@ class TargetController:
                     break  # enough for now, or what is left to do is ordered anew
                 chosen.append(bundle)
                 left = {name: value - self.budget.saving(name, bundle) for name, value in left.items()}
-            gone = self._with(gone, chosen)
+            longest = self._leaving_a_path(parameters, gone, chosen)
+            gone = self._with(gone, chosen[:longest])
+            if longest < len(chosen):
+                break  # the last choice looks for others in the place of the next
         for note, slated in zip(self.notes, gone, strict=True):
             note.slated = slated
+
+    def _leaving_a_path(
+        self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], chosen: Sequence[Bundle]
+    ) -> int:
+        """How many of ``chosen``, the first ones, may go so that a path is left."""
+        if usable(self.budget.left(parameters, self._with(gone, chosen))):
+            return len(chosen)
+        low, high = 0, len(chosen)  # without `low` of them there is a path, without `high` none
+        while high - low > 1:
+            middle = (low + high) // 2
+            if usable(self.budget.left(parameters, self._with(gone, chosen[:middle]))):
+                low = middle
+            else:
+                high = middle
+        return low
 
     def _press(self, signs: Signs, growth: float) -> None:
         """Give slated groups the loss of norm per step that kills them in time, and old ones ``growth``."""
@@ -403,7 +418,8 @@ def weighed(notes: Sequence[Group], probes: Sequence[Probe | None]) -> list[floa
     """By what the worth of each set's groups is multiplied, so that it is to scale with what was measured.
 
     The rise of the loss over the worth of what went, with a mean (of logarithms) of 1 and within a factor of
-    ``_TRUSTED``; 1 where nothing was measured. A loss that did not rise stands for the least factor.
+    ``_TRUSTED``; 1 where nothing was measured. A loss that did not rise stands for the least factor, one that
+    is infinite for the greatest.
     """
     ratios = [
         max(found.rise, 0.0) / float(note.worth[found.gone].sum())
@@ -411,7 +427,7 @@ def weighed(notes: Sequence[Group], probes: Sequence[Probe | None]) -> list[floa
         else None
         for note, found in zip(notes, probes, strict=True)
     ]
-    logs = [math.log(ratio) for ratio in ratios if ratio]
+    logs = [math.log(ratio) for ratio in ratios if ratio and math.isfinite(ratio)]
     if not logs:
         return [1.0] * len(ratios)
     mean = math.exp(sum(logs) / len(logs))

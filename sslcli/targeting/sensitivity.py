@@ -8,6 +8,7 @@ estimates the worth of every single group from gradients; ``probe`` measures wha
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from sslcli.data.source import DataSource, Split
-from sslcli.errors import DataError
+from sslcli.errors import DataError, InputError
 from sslcli.graph.groups import GroupSet, find_groups
 from sslcli.graph.normalise import normalise
 from sslcli.graph.slots import analyse
 from sslcli.graph.trace import trace
 from sslcli.sparsity.zeros import zero_masks
 from sslcli.surgery.measure import group_norms
-from sslcli.training.evaluate import evaluate
-from sslcli.training.task import Task
+from sslcli.training.evaluate import evaluate, measure
+from sslcli.training.task import Task, classification
 from sslcli.training.world import ALONE, World
 
 FRACTIONS = (0.125, 0.25, 0.5, 0.75, 0.875)
@@ -76,7 +77,7 @@ class Probe:
 
     Attributes:
         gone: the groups, bool (count,).
-        rise: of the loss; negative where it fell.
+        rise: of the loss; negative where it fell, infinite where it is no number any more.
     """
 
     gone: Tensor
@@ -136,13 +137,13 @@ def probe(
     samples: int = _SAMPLES,
     world: World = ALONE,
 ) -> list[Probe | None]:
-    """The loss without the groups of least norm of each set, one set at a time; None for a set of one group.
+    """The loss without groups of least norm, one set at a time; None for a set of one living group.
 
     Args:
         model: on any device; left as it was.
         data: with a validation (or else a test) split.
         sets: of the model.
-        share: of a set's groups that are left out, as nearly as whole groups allow; never none or all.
+        share: of a set's living groups that are left out, as nearly as can be; never none or all.
         task: what is learned; None: classification.
         samples: of the split that are seen.
         world: processes that share the work; all find the same.
@@ -155,14 +156,25 @@ def probe(
     whole = evaluate(model, task, seen, world=world)["loss"]
     found: list[Probe | None] = []
     for group_set in sets:
-        if group_set.count < 2:
+        dead = (group_norms(group_set, parameters) == 0).cpu()
+        living = int((~dead).sum())
+        if living < 2:
             found.append(None)
             continue
-        number = min(max(round(share * group_set.count), 1), group_set.count - 1)
-        gone = _least(group_set, parameters, number)
+        number = min(max(round(share * living), 1), living - 1)
+        gone = _least(group_set, parameters, group_set.count - living + number) & ~dead
         with _without(parameters, zero_masks(parameters, [group_set], [gone])):
-            found.append(Probe(gone, evaluate(model, task, seen, world=world)["loss"] - whole))
+            found.append(Probe(gone, _loss(model, task, seen, world) - whole))
     return found
+
+
+def _loss(model: nn.Module, task: Task | None, seen: Split, world: World) -> float:
+    """The loss, infinite where a network that was cut no longer has one, or no metric."""
+    try:
+        loss = measure(model, task or classification(), seen, world=world).metrics["loss"]
+    except InputError:
+        return math.inf
+    return loss if math.isfinite(loss) else math.inf
 
 
 def _few(data: DataSource, samples: int) -> tuple[str, Split]:

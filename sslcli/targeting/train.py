@@ -161,7 +161,9 @@ def regularize(
     if options.replay is not None:
         told = given(options, batch_size, seed)
         course = read_course(Path(options.replay), penalties, steps, told)
+    sets = [weighted.group_set for weighted in penalties]
     norms = find_norms(structure, trained) if options.target else []
+    probes = _probes(trained, task, source, options, penalties, world) if course is None else ()
     latency = None
     if "latency" in options.target and course is None:
         columns = _columns_go(options)
@@ -169,7 +171,6 @@ def regularize(
     if latency is not None and not _goes_on(options, state_path, world):
         _ = latency.table  # measured now, since within the run it would count as training
     watch = watcher(structure, None if latency is None else latency.estimate, trained, norms)
-    sets = [weighted.group_set for weighted in penalties]
     chooses = structure if options.target and course is None else None
     bundler = Bundler(chooses, sets, [weighted.strength > 0 for weighted in penalties])
     aim = None if latency is None else options.target["latency"]
@@ -179,7 +180,6 @@ def regularize(
     if course is not None:
         controller = Replay(penalties, course, budget.settle)
     elif target is not None:
-        probes = _probes(trained, task, source, options, sets, world)
         controller = TargetController(penalties, target, budget, steps, depthwise_weights(structure), probes)
     result = fit(
         trained,
@@ -242,14 +242,16 @@ def _probes(
     task: Task | None,
     data: DataSource,
     options: RegularizeOptions,
-    sets: Sequence[GroupSet],
+    penalties: Sequence[WeightedSet],
     world: World,
 ) -> Sequence[Probe | None]:
     """What each set is weighed by: a cut as deep as one of all filters alike to the target would be."""
     if not options.sensitivity:
         return ()
     share = 1 - min(options.target.values()) ** 0.5  # of both sides of a layer
-    return probe(model, data, sets, share, task=task, world=world)
+    sets = [weighted.group_set for weighted in penalties if weighted.strength > 0]
+    found = iter(probe(model, data, sets, share, task=task, world=world))
+    return [next(found) if weighted.strength > 0 else None for weighted in penalties]
 
 
 def _columns_go(options: RegularizeOptions) -> bool:

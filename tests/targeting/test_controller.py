@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -219,6 +220,56 @@ def test_a_choice_leaves_a_path(limit, gone, macs, example):
     assert budget.left(parameters, chosen)["macs"] == pytest.approx(macs / 1992)
 
 
+def test_what_is_slated_leaves_a_path(example):
+    net = Chain()
+    structure = analyse(normalise(trace(net, example)))
+    sets = [*find_groups(structure, "filter"), find_groups(structure, "channel")[0]]
+    budget = Budget(sets, watcher(structure))
+    controller = TargetController(
+        [WeightedSet(found, 1.0) for found in sets], Target({"macs": 0.2}, None, 1.0), budget, 60
+    )
+    for note, worth in zip(controller.notes, ([0.1, 9.0], [4.0, 5.0, 6.0, 7.0], [9.0, 0.1]), strict=True):
+        note.worth.copy_(torch.tensor(worth))
+    parameters = dict(net.named_parameters())
+    budget.refresh(parameters, controller._dead(parameters), 0.0)
+    controller._slate(parameters, {"macs": 0.2})
+    slated = [note.slated for note in controller.notes]
+    assert any(bool(mask.any()) for mask in slated)
+    assert budget.left(parameters, slated)["macs"] > 0
+
+
+def test_each_of_many_groups_without_which_no_path_is_left_stays():
+    """Filter and channel of least worth at every place between the convolutions would take its last path."""
+    net = nn.Sequential(*[nn.Conv2d(4, 4, 1, bias=False) for _ in range(14)], nn.Flatten())
+    structure = analyse(normalise(trace(net, (torch.randn(2, 4, 3, 3),))))
+    weighted = [
+        WeightedSet(found, 1.0) for kind in ("filter", "channel") for found in find_groups(structure, kind)
+    ]
+    budget = Budget([entry.group_set for entry in weighted], watcher(structure))
+    controller = TargetController(weighted, Target({"macs": 0.09}, None, 1.0), budget, 60)
+    for note, entry in zip(controller.notes, weighted, strict=True):
+        filters = entry.group_set.structure == "filter"
+        note.worth.copy_(torch.tensor([1.0, 2.0, 3.0, 9.0] if filters else [8.0, 7.0, 6.0, 0.1]))
+    parameters = dict(net.named_parameters())
+    assert 0 < budget.left(parameters, controller.choose(parameters, 0))["macs"] <= 0.09  # 20 of 224
+
+
+def test_sets_that_stay_whole_are_not_measured(trained, data, example, monkeypatch):
+    module = importlib.import_module("sslcli.targeting.train")
+    seen = []
+
+    def probe(model, source, sets, share, **_):
+        seen.extend(found.label for found in sets)
+        return [None for _ in sets]
+
+    monkeypatch.setattr(module, "probe", probe)
+    chosen = options(epochs=1, target={"params": 0.9}, sensitivity=True)
+    structures = {"filter": {"*": 1.0, "conv1": 0.0}}
+    regularize(trained, example, data, structures=structures, options=chosen, batch_size=16)
+    assert len(seen) == 1
+    assert seen != ["conv1"]
+
+
 def test_dead_columns_count_as_packed(trained, data, example):
     """Columns change nothing in the graph as executed, so a target over them is in live rows x columns."""
     result = regularize(
@@ -349,6 +400,7 @@ def test_a_limit_on_the_drop_needs_a_target(trained, data, example):
         ((0.4, -0.1), (1, 0.25)),  # what falls cannot be in the mean
         ((0.0, 0.0), (1, 1)),
         ((0.4, None), (1, 1)),
+        ((0.4, math.inf), (1, 4)),
     ],
 )
 def test_what_was_measured_weighs_whole_sets(rises, factors):

@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from sslcli.graph.slots import analyse
 from sslcli.graph.trace import trace
 from sslcli.targeting.sensitivity import probe, sensitivity
 from sslcli.training.evaluate import evaluate
+from sslcli.training.task import Task
 
 
 def test_curves_fall_where_filters_matter_and_the_model_is_left_as_it_was(trained, data, example):
@@ -82,3 +84,32 @@ def test_a_probe_takes_some_groups_and_never_all(share, gone, trained, data, exa
     first, *_, last = probe(trained, data, [*find_groups(structure, "filter"), branch], share)
     assert int(first.gone.sum()) == gone
     assert last is None
+
+
+def test_what_is_dead_is_not_probed(trained, data, example):
+    with torch.no_grad():
+        trained.conv1.weight[[0, 5, 7, 9]] = 0
+    (first, _) = probe(trained, data, find_groups(analyse(normalise(trace(trained, example))), "filter"), 0.5)
+    assert int(first.gone.sum()) == 4
+    assert not bool(first.gone[[0, 5, 7, 9]].any())
+    assert first.rise != 0
+
+
+@pytest.mark.parametrize("broken", ["loss", "metric"])
+def test_a_loss_that_is_no_number_is_infinite(broken, trained, data, example):
+    """Without its second filter the network has an output of NaN, or a task no metric."""
+    sets = find_groups(analyse(normalise(trace(trained, example))), "filter")[:1]
+
+    def loss(outputs, targets):
+        whole = bool((trained.conv1.weight.flatten(1) != 0).any(1).all())
+        return nn.functional.cross_entropy(outputs, targets) * (
+            1 if whole or broken == "metric" else math.nan
+        )
+
+    def metric(outputs, targets):
+        whole = bool((trained.conv1.weight.flatten(1) != 0).any(1).all())
+        return torch.full((len(targets),), 1.0 if whole else math.nan)
+
+    task = Task(name="own", loss=loss, metric=metric, metric_name="score")
+    (found,) = probe(trained, data, sets, 0.5, task=task)
+    assert found.rise == math.inf
