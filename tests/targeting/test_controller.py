@@ -196,14 +196,10 @@ class Chain(nn.Sequential):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("limit", "gone", "macs"),
-    [(0.6, (1, 0), 1092), (0.4, (1, 2), 708), (0.001, (1, 3), 516)],
-)
-def test_a_choice_leaves_a_path(limit, gone, macs, example):
+def chained(limit, example):
     """One filter of the first convolution and the second's channel of the other are worth least.
 
-    Without both no path is left, which no target is met by: filters of the second go on instead.
+    Without both no path is left.
     """
     net = Chain()
     structure = analyse(normalise(trace(net, example)))
@@ -214,28 +210,28 @@ def test_a_choice_leaves_a_path(limit, gone, macs, example):
     controller = TargetController(weighted, Target({"macs": limit}, None, 1.0), budget, 60)
     for note, worth in zip(controller.notes, ([0.1, 9.0], [4.0, 5.0, 6.0, 7.0], [9.0, 0.1]), strict=True):
         note.worth.copy_(torch.tensor(worth))
-    parameters = dict(net.named_parameters())
+    return controller, dict(net.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("limit", "gone", "macs"),
+    [(0.6, (1, 0), 1092), (0.4, (1, 2), 708), (0.001, (1, 3), 516)],
+)
+def test_a_choice_leaves_a_path(limit, gone, macs, example):
+    """No path meets no target: filters of the second convolution go on in the place of the channel."""
+    controller, parameters = chained(limit, example)
     chosen = controller.choose(parameters, 0)
     assert tuple(int(mask.sum()) for mask in chosen) == (*gone, 0)
-    assert budget.left(parameters, chosen)["macs"] == pytest.approx(macs / 1992)
+    assert controller.budget.left(parameters, chosen)["macs"] == pytest.approx(macs / 1992)
 
 
 def test_what_is_slated_leaves_a_path(example):
-    net = Chain()
-    structure = analyse(normalise(trace(net, example)))
-    sets = [*find_groups(structure, "filter"), find_groups(structure, "channel")[0]]
-    budget = Budget(sets, watcher(structure))
-    controller = TargetController(
-        [WeightedSet(found, 1.0) for found in sets], Target({"macs": 0.2}, None, 1.0), budget, 60
-    )
-    for note, worth in zip(controller.notes, ([0.1, 9.0], [4.0, 5.0, 6.0, 7.0], [9.0, 0.1]), strict=True):
-        note.worth.copy_(torch.tensor(worth))
-    parameters = dict(net.named_parameters())
-    budget.refresh(parameters, controller._dead(parameters), 0.0)
+    controller, parameters = chained(0.2, example)
+    controller.budget.refresh(parameters, controller._dead(parameters), 0.0)
     controller._slate(parameters, {"macs": 0.2})
     slated = [note.slated for note in controller.notes]
     assert any(bool(mask.any()) for mask in slated)
-    assert budget.left(parameters, slated)["macs"] > 0
+    assert controller.budget.left(parameters, slated)["macs"] > 0
 
 
 def test_each_of_many_groups_without_which_no_path_is_left_stays():

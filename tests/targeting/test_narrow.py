@@ -42,20 +42,15 @@ def test_a_narrow_linear_layer_is_that_of_the_first_rows_and_columns():
     np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
 
 
-def test_a_depthwise_convolution_narrows_on_both_sides():
+@pytest.mark.parametrize(
+    ("kind", "function"),
+    [(nn.Conv2d, nn.functional.conv2d), (nn.ConvTranspose2d, nn.functional.conv_transpose2d)],
+)
+def test_a_depthwise_convolution_narrows_on_both_sides(kind, function):
     torch.manual_seed(0)
-    layer = nn.Conv2d(6, 6, 3, groups=6)
+    layer = kind(6, 6, 3, groups=6)
     x = torch.randn(1, 2, 7, 7)
-    expected = nn.functional.conv2d(x, layer.weight[:2], layer.bias[:2], groups=2)
-    found = run(narrowed(piece_of(layer, (6, 7, 7)), 2, 1, depthwise=True), x.numpy())
-    np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
-
-
-def test_a_transposed_depthwise_convolution_narrows_on_both_sides():
-    torch.manual_seed(0)
-    layer = nn.ConvTranspose2d(6, 6, 3, groups=6)
-    x = torch.randn(1, 2, 7, 7)
-    expected = nn.functional.conv_transpose2d(x, layer.weight[:2], layer.bias[:2], groups=2)
+    expected = function(x, layer.weight[:2], layer.bias[:2], groups=2)
     found = run(narrowed(piece_of(layer, (6, 7, 7)), 2, 1, depthwise=True), x.numpy())
     np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
 
