@@ -161,7 +161,7 @@ class RegularizeOptions(TrainOptions):
         None,
         description="Points of the metric that may be lost; a point is 0.01 of accuracy; default: no limit.",
     )
-    sensitivity: bool = Field(
+    sensitivity_start: bool = Field(
         False,
         description="With a target: before the run, measure the loss without as many groups of each layer as "
         "a cut alike of all would take, and weigh the layers' groups by it. It did harm where it was tried.",
@@ -235,8 +235,8 @@ def completed(options: RegularizeOptions, structures: object = None) -> Regulari
             changes["structures"] = {"filter": 1.0}
     elif options.max_drop is not None:
         raise UsageError("--max-drop without a target limits nothing", "give --target macs=0.5 too")
-    elif options.sensitivity:
-        raise UsageError("--sensitivity without a target weighs nothing", "give --target macs=0.5 too")
+    elif options.sensitivity_start:
+        raise UsageError("--sensitivity-start without a target weighs nothing", "give --target macs=0.5 too")
     elif options.replay is not None:
         raise UsageError("--replay repeats a run with a target", "give the same --target as then too")
     options = RegularizeOptions.model_validate({**options.model_dump(), **changes})

@@ -23,6 +23,7 @@ _CLOSE = 0.02  # estimates that are of one place
 _SPREAD = ("shape", "filter2d")  # whose groups in order would be whole channels or filters
 
 Place = tuple[float, float]  # what was estimated and what was measured
+_Sample = tuple[int, Mapping[str, float]]  # how many groups go, and the estimates without them
 
 
 class Budget:
@@ -60,7 +61,7 @@ class Budget:
         self.corrections: dict[str, list[Place]] = {}
         self._refreshed, self._priced = -1, False
         self._whole: dict[str, float] = {}
-        self._samples: list[list[tuple[int, Mapping[str, float]]]] = []
+        self._samples: list[list[_Sample]] = []
 
     @torch.no_grad()
     def left(self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor]) -> dict[str, float]:
@@ -209,7 +210,7 @@ class Budget:
             for name in whole:
                 # a latency goes by steps, which a quarter of a set may lie before
                 tried = savings if name == "latency" else savings[:1]
-                self.costs[name].append(max(0.0, *(saving[name] for saving in tried)))
+                self.costs[name].append(max([0.0, *(saving[name] for saving in tried)]))
         self._priced = True
 
     def burden(self, number: int, target: Mapping[str, float], left: Mapping[str, float]) -> float:
@@ -267,23 +268,38 @@ class Budget:
 
     def _sample(
         self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], bundles: Sequence[Bundle]
-    ) -> list[tuple[int, Mapping[str, float]]]:
+    ) -> list[_Sample]:
         """How many groups a part of a set's bundles has, and the estimates without it; a quarter first.
 
         One group alone may save nothing: under a padded convolution the first constant channel stays and
         carries the constants of all that follow. Nor may some groups of a bundle, so whole ones go.
+        Where that takes every path, nothing was saved by it: fewer are tried, down to single ones.
         """
-        found = []
-        for share in (0.25, 0.5, 0.75) if self.latency is not None else (0.25,):
-            marked = [mask.clone() for mask in gone]
-            taken = bundles[: max(1, int(share * len(bundles)))]
-            for bundle in taken:
-                for number, group in bundle:
-                    marked[number][group] = True
-            # those already gone count too, as they do where a bundle is priced
-            removed = max(1, sum(map(len, taken)))
-            found.append((removed, self.watch(self._without(parameters, marked))))
-        return found
+        quarter = max(1, int(0.25 * len(bundles)))
+        first: _Sample | None = None
+        while first is None and quarter:
+            first = self._sampled(parameters, gone, bundles[:quarter])
+            quarter //= 2
+        singles = iter(bundles[1:])
+        while first is None and (bundle := next(singles, None)) is not None:
+            first = self._sampled(parameters, gone, [bundle])
+        shares = (0.5, 0.75) if self.latency is not None else ()
+        more = [
+            self._sampled(parameters, gone, bundles[: max(1, int(share * len(bundles)))]) for share in shares
+        ]
+        return [sample for sample in (first, *more) if sample is not None]
+
+    def _sampled(
+        self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], taken: Sequence[Bundle]
+    ) -> _Sample | None:
+        """How many groups some bundles have and the estimates without them; None where no path is left."""
+        marked = [mask.clone() for mask in gone]
+        for bundle in taken:
+            for number, group in bundle:
+                marked[number][group] = True
+        left = self.watch(self._without(parameters, marked))
+        # those already gone count too, as they do where a bundle is priced
+        return (max(1, sum(map(len, taken))), left) if usable(left) else None
 
 
 def goes_further(masks: Sequence[Tensor], gone: Sequence[Tensor]) -> bool:

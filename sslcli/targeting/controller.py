@@ -98,7 +98,7 @@ class TargetController:
 
     @torch.no_grad()
     def look(self, parameters: Mapping[str, Tensor]) -> None:
-        """Update the worth of every group from the gradients of the last step."""
+        """Update the worth of every group from the gradients of a step, unless they overflowed."""
         names = {view.name for group_set in self.sets for view in group_set.views}
         products = {
             name: parameters[name] * gradient
@@ -108,7 +108,8 @@ class TargetController:
         for group_set, note in zip(self.sets, self.notes, strict=True):
             if all(view.name in products for view in group_set.views):
                 seen = self._seen(bind(products, group_set))
-                note.worth.mul_(_MEMORY).add_(seen, alpha=1 - _MEMORY)
+                if bool(seen.isfinite().all()):
+                    note.worth.mul_(_MEMORY).add_(seen, alpha=1 - _MEMORY)
 
     def _seen(self, products: BoundSet) -> Tensor:
         """The worth of every group of a set by one step, (count,), from its w dL/dw.
@@ -319,21 +320,28 @@ class TargetController:
         return usable(left) and not _above(left, self.target.left)
 
     def _slate(self, parameters: Mapping[str, Tensor], allowed: Mapping[str, float]) -> None:
-        """Choose anew what has to go for ``allowed``; costs are linear, so errors are made good next time."""
+        """Choose anew what has to go for ``allowed``; costs are linear, so errors are made good next time.
+
+        As in the last choice, groups without which no path is left stay, and others go in their place.
+        """
         gone = self._dead(parameters)
         left = self.budget.left(parameters, gone)
-        chosen: list[Bundle] | None = None
-        while chosen != [] and _above(left, allowed):
-            chosen, before = [], _above(left, self.target.left)
+        needed: set[Bundle] = set()
+        while _above(left, allowed):
+            chosen: list[Bundle] = []
+            lefts, before = [left], _above(left, self.target.left)
             for bundle in self._order(gone, left):
                 if not _above(left, allowed) or _above(left, self.target.left) != before:
                     break  # enough for now, or what is left to do is ordered anew
-                chosen.append(bundle)
-                left = {name: value - self.budget.saving(name, bundle) for name, value in left.items()}
+                if bundle not in needed:
+                    chosen.append(bundle)
+                    left = {name: value - self.budget.saving(name, bundle) for name, value in left.items()}
+                    lefts.append(left)
+            if not chosen:
+                break
             longest = self._leaving_a_path(parameters, gone, chosen)
-            gone = self._with(gone, chosen[:longest])
-            if longest < len(chosen):
-                break  # the last choice looks for others in the place of the next
+            needed.update(chosen[longest : longest + 1])
+            gone, left = self._with(gone, chosen[:longest]), lefts[longest]
         for note, slated in zip(self.notes, gone, strict=True):
             note.slated = slated
 
@@ -428,9 +436,9 @@ def weighed(notes: Sequence[Group], probes: Sequence[Probe | None]) -> list[floa
         for note, found in zip(notes, probes, strict=True)
     ]
     logs = [math.log(ratio) for ratio in ratios if ratio and math.isfinite(ratio)]
-    if not logs:
+    if not logs and math.inf not in ratios:
         return [1.0] * len(ratios)
-    mean = math.exp(sum(logs) / len(logs))
+    mean = math.exp(sum(logs) / max(len(logs), 1))
     return [1.0 if ratio is None else min(max(ratio / mean, 1 / _TRUSTED), _TRUSTED) for ratio in ratios]
 
 

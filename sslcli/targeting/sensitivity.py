@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from sslcli.data.source import DataSource, Split
-from sslcli.errors import DataError, InputError
+from sslcli.errors import DataError
 from sslcli.graph.groups import GroupSet, find_groups
 from sslcli.graph.normalise import normalise
 from sslcli.graph.slots import analyse
 from sslcli.graph.trace import trace
 from sslcli.sparsity.zeros import zero_masks
 from sslcli.surgery.measure import group_norms
+from sslcli.targeting.norms import Norm, find_norms, settled
 from sslcli.training.evaluate import evaluate, measure
 from sslcli.training.task import Task, classification
 from sslcli.training.world import ALONE, World
@@ -110,8 +111,8 @@ def sensitivity(
     """
     name = task.metric_name if task is not None else "accuracy"
     split, seen = _few(data, samples)
-    program = normalise(trace(model, example))
-    sets = find_groups(analyse(program), structure)
+    analysed = analyse(normalise(trace(model, example)))
+    sets, norms = find_groups(analysed, structure), find_norms(analysed, model)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     whole = evaluate(model, task, seen)[name]
     curves = []
@@ -120,7 +121,7 @@ def sensitivity(
         values = []
         for number in numbers:
             gone = _least(group_set, parameters, number)
-            with _without(parameters, zero_masks(parameters, [group_set], [gone])):
+            with _without(model, group_set, gone, norms):
                 values.append(evaluate(model, task, seen)[name])
         removed = tuple(number / group_set.count for number in numbers)
         curves.append(Curve(structure, group_set.label, group_set.count, removed, tuple(values)))
@@ -133,6 +134,7 @@ def probe(
     sets: Sequence[GroupSet],
     share: float,
     *,
+    norms: Sequence[Norm] = (),
     task: Task | None = None,
     samples: int = _SAMPLES,
     world: World = ALONE,
@@ -144,6 +146,7 @@ def probe(
         data: with a validation (or else a test) split.
         sets: of the model.
         share: of a set's living groups that are left out, as nearly as can be; never none or all.
+        norms: of the model, which forget what is left out.
         task: what is learned; None: classification.
         samples: of the split that are seen.
         world: processes that share the work; all find the same.
@@ -163,18 +166,15 @@ def probe(
             continue
         number = min(max(round(share * living), 1), living - 1)
         gone = _least(group_set, parameters, group_set.count - living + number) & ~dead
-        with _without(parameters, zero_masks(parameters, [group_set], [gone])):
+        with _without(model, group_set, gone, norms):
             found.append(Probe(gone, _loss(model, task, seen, world) - whole))
     return found
 
 
 def _loss(model: nn.Module, task: Task | None, seen: Split, world: World) -> float:
-    """The loss, infinite where a network that was cut no longer has one, or no metric."""
-    try:
-        loss = measure(model, task or classification(), seen, world=world).metrics["loss"]
-    except InputError:
-        return math.inf
-    return loss if math.isfinite(loss) else math.inf
+    """The loss, infinite where a network that was cut no longer has one; its metric does not matter."""
+    found = measure(model, task or classification(), seen, world=world, require_metric=False)
+    return found.metrics["loss"] if math.isfinite(found.metrics["loss"]) else math.inf
 
 
 def _few(data: DataSource, samples: int) -> tuple[str, Split]:
@@ -201,17 +201,22 @@ def _least(group_set: GroupSet, parameters: Mapping[str, Tensor], number: int) -
 
 
 @contextlib.contextmanager
-def _without(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Iterator[None]:
-    """Masked elements are zero for a while."""
-    kept = {name: parameters[name].detach().clone() for name in masks}
+def _without(model: nn.Module, group_set: GroupSet, gone: Tensor, norms: Sequence[Norm]) -> Iterator[None]:
+    """Groups are zero for a while, and norms have settled on that."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    tensors = {**dict(model.named_buffers(remove_duplicate=False)), **parameters}
+    masks = zero_masks(parameters, [group_set], [gone])
+    cut = {name: parameters[name].detach().masked_fill(mask, 0) for name, mask in masks.items()}
+    cut |= settled(norms, {**tensors, **cut})
+    kept = {name: tensors[name].detach().clone() for name in cut}
     with torch.no_grad():
         try:
-            for name, mask in masks.items():
-                parameters[name].masked_fill_(mask.to(parameters[name].device), 0)
+            for name, value in cut.items():
+                tensors[name].copy_(value)
             yield
         finally:
             for name, value in kept.items():
-                parameters[name].copy_(value)
+                tensors[name].copy_(value)
 
 
 class _Spread:

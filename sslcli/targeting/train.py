@@ -27,7 +27,7 @@ from sslcli.targeting.controller import TargetController
 from sslcli.targeting.groups import recorded_sets, weighted_sets, zero_counts
 from sslcli.targeting.latency import Latency
 from sslcli.targeting.left import watcher
-from sslcli.targeting.norms import find_norms
+from sslcli.targeting.norms import Norm, find_norms
 from sslcli.targeting.replay import Replay, read_course
 from sslcli.targeting.result import TrainResult
 from sslcli.targeting.sensitivity import Probe, probe
@@ -163,7 +163,9 @@ def regularize(
         course = read_course(Path(options.replay), penalties, steps, told)
     sets = [weighted.group_set for weighted in penalties]
     norms = find_norms(structure, trained) if options.target else []
-    probes = _probes(trained, task, source, options, penalties, world) if course is None else ()
+    probes: Sequence[Probe | None] = ()
+    if options.sensitivity_start and course is None:
+        probes = _probes(trained, task, source, options, penalties, norms, world)
     latency = None
     if "latency" in options.target and course is None:
         columns = _columns_go(options)
@@ -199,14 +201,14 @@ def regularize(
         world=world,
     )
     parameters = dict(trained.named_parameters(remove_duplicate=False))
-    sound = controller is not None and result.collapsed_step is None
+    sound = controller is not None and result.spoiled is None
     if controller is not None and sound and controller.lacks(parameters, result.steps):
         chosen = controller.choose(parameters, result.steps)
         _make_up(parameters, penalties, chosen)
         _tell_choice(observers if world.writes else (), result, chosen)
         metrics = dict(evaluate(trained, task, source.split("validation"), world=world))
         result = replace(result, metrics=metrics, left=dict(budget.now(parameters)))
-    if options.target and result.collapsed_step is not None:  # before anything went for good
+    if options.target and result.spoiled is not None:  # before anything went for good
         budget.settle(parameters, [torch.zeros(entry.count, dtype=torch.bool) for entry in sets])
         metrics = dict(evaluate(trained, task, source.split("validation"), world=world))
         result = replace(result, metrics=metrics, left=dict(budget.now(parameters)))
@@ -243,14 +245,13 @@ def _probes(
     data: DataSource,
     options: RegularizeOptions,
     penalties: Sequence[WeightedSet],
+    norms: Sequence[Norm],
     world: World,
-) -> Sequence[Probe | None]:
+) -> list[Probe | None]:
     """What each set is weighed by: a cut as deep as one of all filters alike to the target would be."""
-    if not options.sensitivity:
-        return ()
     share = 1 - min(options.target.values()) ** 0.5  # of both sides of a layer
     sets = [weighted.group_set for weighted in penalties if weighted.strength > 0]
-    found = iter(probe(model, data, sets, share, task=task, world=world))
+    found = iter(probe(model, data, sets, share, norms=norms, task=task, world=world))
     return [next(found) if weighted.strength > 0 else None for weighted in penalties]
 
 
@@ -296,19 +297,18 @@ def _judged(result: TrainResult, target: Target, measured: Mapping[str, float]) 
     fit = replace(result.fit, left={**result.fit.left, **measured})
     left = {name: fit.left[name] for name in target.left}
     result = replace(result, fit=fit, reached={**left, "drop": target.drop(result.metrics)})
-    missed = [*target.misses(left, result.metrics), *_collapse(result.fit)]
+    missed = [*target.misses(left, result.metrics), *_spoiled(result.fit)]
     if missed:
         raise TargetMissedError(missed, result)
     return result
 
 
-def _collapse(fit: FitResult) -> list[str]:
-    """What a target's pressure did to a network that did not stand it, in words; else nothing."""
-    if fit.collapsed_step is None:
+def _spoiled(fit: FitResult) -> list[str]:
+    """What ended a run under a controller before its time, in words; else nothing."""
+    if fit.spoiled is None:
         return []
     kept = f"of epoch {fit.kept_epoch}" if fit.kept_epoch else "before training"
-    after = f"after step {fit.collapsed_step} the output was the same for every input"
-    return [f"{after}, so the weights {kept} are kept"]
+    return [f"{fit.spoiled}, so the weights {kept} are kept"]
 
 
 def check_structures(model: nn.Module, example: tuple[Any, ...], options: RegularizeOptions) -> None:

@@ -62,9 +62,18 @@ def evaluate(
 
 
 def measure(
-    model: nn.Module, task: Task, split: Split, *, batch_size: int = 256, world: World = ALONE
+    model: nn.Module,
+    task: Task,
+    split: Split,
+    *,
+    batch_size: int = 256,
+    world: World = ALONE,
+    require_metric: bool = True,
 ) -> Evaluation:
-    """``evaluate`` with what the training loop wants to know besides; a loss may be NaN."""
+    """``evaluate`` with what the training loop wants to know besides; a loss may be NaN.
+
+    So may the metric, where ``require_metric`` is False.
+    """
     if len(split) == 0:
         raise DataError("there are no samples to evaluate on", "check the data set's splits")
     device = device_of(model)
@@ -76,7 +85,7 @@ def measure(
             with data_fit(first=number == 0):
                 sums += _batch_sums(model, task, to_device(batch, device), len(mine[number]))
     loss, metric, varied = world.sum(sums).tolist()
-    if math.isfinite(loss) and not math.isfinite(metric):
+    if require_metric and math.isfinite(loss) and not math.isfinite(metric):
         raise InputError(
             f"the metric {task.metric_name} of the task {task.name} is {metric} over {len(split)} samples",
             "return a finite value for each sample from the task's metric",

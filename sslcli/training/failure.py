@@ -12,7 +12,21 @@ from sslcli.sparsity.penalty import WeightedSet, penalty
 from sslcli.sparsity.zeros import zero_groups
 
 
-class CollapsedError(TargetError):
+class SpoiledError(TargetError):
+    """Training that cannot come to any good from where it is.
+
+    Args:
+        what: is wrong, a sentence.
+        hint: what to do next.
+        event: what happened when, a clause in the past tense.
+    """
+
+    def __init__(self, what: str, hint: str, event: str) -> None:
+        super().__init__(what, hint)
+        self.event = event
+
+
+class CollapsedError(SpoiledError):
     """A network whose output no longer depends on its input.
 
     Args:
@@ -23,15 +37,34 @@ class CollapsedError(TargetError):
 
     def __init__(self, step: int, why: str, hint: str) -> None:
         super().__init__(
-            f"training collapsed: the output is the same for every input after step {step}{why}", hint
+            f"training collapsed: the output is the same for every input after step {step}{why}",
+            hint,
+            f"after step {step} the output was the same for every input",
         )
-        self.step = step
+
+
+class DivergedError(SpoiledError):
+    """A loss that is NaN or infinite.
+
+    Args:
+        loss: of some samples.
+        step: optimiser steps done.
+        rate: the option that gave the learning rate, and its value.
+        hint: what to do next.
+    """
+
+    def __init__(self, loss: float, step: int, rate: str, hint: str) -> None:
+        super().__init__(
+            f"training diverged: the loss is {loss} at step {step}",
+            hint,
+            f"at step {step}, with {rate}, the loss was {loss}",
+        )
 
 
 def check_finite(
     loss: float, step: int, rate: str, parameters: Mapping[str, Tensor], penalties: Sequence[WeightedSet]
 ) -> None:
-    """Raise TargetError where the loss is NaN or infinite, naming the strength to lower.
+    """Raise DivergedError where the loss is NaN or infinite, naming the strength to lower.
 
     Args:
         loss: of some samples.
@@ -46,7 +79,7 @@ def check_finite(
     lower = f"lower {rate}"
     if heaviest is not None:
         lower = f"lower the strength of {_named(heaviest)}, or {rate}"
-    raise TargetError(f"training diverged: the loss is {loss} at step {step}", lower)
+    raise DivergedError(loss, step, rate, lower)
 
 
 def collapsed(

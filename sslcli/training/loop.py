@@ -17,7 +17,7 @@ from sslcli.sparsity.penalty import WeightedSet
 from sslcli.sparsity.zeros import count_zeros
 from sslcli.training.control import Controller
 from sslcli.training.evaluate import device_of, mode, to_device
-from sslcli.training.failure import CollapsedError
+from sslcli.training.failure import SpoiledError
 from sslcli.training.keeper import Keeper, options_identity
 from sslcli.training.progress import Observer, Progress
 from sslcli.training.recalibrate import recalibrate
@@ -47,8 +47,8 @@ class FitResult:
         strengths: by structure, at the end of the penalised phase.
         history: the record of every epoch, as JSON values.
         resumed_step: the step from which this process continued, 0 where it began.
-        collapsed_step: where a controller pressed until the output was the same for every input: the step
-            after which that was noticed; the weights are those of the last epoch before.
+        spoiled: where a run under a controller collapsed or diverged: what happened when, a clause; the
+            weights are those of an epoch before.
     """
 
     metrics: dict[str, float]
@@ -61,7 +61,7 @@ class FitResult:
     strengths: dict[str, float]
     history: tuple[dict[str, Any], ...]
     resumed_step: int = 0
-    collapsed_step: int | None = None
+    spoiled: str | None = None
 
 
 def fit(
@@ -105,7 +105,8 @@ def fit(
         world: processes that train together.
 
     Raises:
-        TargetError: the loss is not finite, or the network collapsed without a controller.
+        TargetError: the network collapsed or, by a loss that is not finite, diverged, and no controller led
+            it there from a sound epoch.
         Interrupted: a signal asked to stop; the state is kept.
         UsageError: the state is of another run, or the task says nothing of teachers and there is one.
     """
@@ -146,23 +147,22 @@ def fit(
         mode(teacher or nn.Identity(), training=False),
     ):
         run.start(world.share(keeper.find() if world.writes else None))
-        resumed_step, collapsed_step = run.step, None
+        resumed_step, spoiled = run.step, None
         try:
             while run.step < run.course.steps:
                 run.advance()
                 keeper.after_step(run, asked)
-        except CollapsedError as error:
-            if controller is None:
+        except SpoiledError as error:
+            if not run.falls_back(error):
                 raise
-            run.fall_back()
-            collapsed_step = error.step
-        result = _finish(run, resumed_step, collapsed_step)
+            spoiled = error.event
+        result = _finish(run, resumed_step, spoiled)
         keeper.after_course(run, asked)
         _tell_end(run, result)
     return result
 
 
-def _finish(run: Run, resumed_step: int, collapsed_step: int | None = None) -> FitResult:
+def _finish(run: Run, resumed_step: int, spoiled: str | None) -> FitResult:
     last = run.course.place(run.step - 1)
     if run.best is not None:
         run.model.load_state_dict(run.best.model)
@@ -182,7 +182,7 @@ def _finish(run: Run, resumed_step: int, collapsed_step: int | None = None) -> F
         strengths=penalised[-1] if penalised else {},
         history=tuple(run.history),
         resumed_step=resumed_step,
-        collapsed_step=collapsed_step,
+        spoiled=spoiled,
     )
 
 

@@ -20,7 +20,7 @@ from sslcli.sparsity.zeros import count_zeros, zero_groups, zero_masks
 from sslcli.training.control import Controller, Signs
 from sslcli.training.course import Place, plan_course
 from sslcli.training.evaluate import Evaluation, data_fit, device_of, like, measure, to_device
-from sslcli.training.failure import CollapsedError, check_finite, collapsed
+from sslcli.training.failure import CollapsedError, DivergedError, SpoiledError, check_finite, collapsed
 from sslcli.training.optimizer import prox_step_size
 from sslcli.training.progress import Observer, Progress
 from sslcli.training.report import Reporter, strengths_by_name
@@ -138,21 +138,23 @@ class Run:
         inputs, targets = self.batch(place.epoch, place.batch)
         torch.manual_seed(self._noise(place))
         with data_fit(first=self.step == self._first):
-            loss, outputs = self.stepper.step(inputs, targets, lr, self._factor(place))
+            loss, outputs = self.stepper.step(
+                inputs, targets, lr, self._factor(place), self._controller_look(place)
+            )
         self.step += 1
         self.epoch_ended = place.ends_epoch
-        if (
-            self.controller is not None
-            and place.phase.penalised
-            and self.step % self.controller.look_every == 0
-        ):
-            self.controller.look(self.parameters)
         self.loss_sum += loss
         self._look(outputs, place)
         if place.ends_epoch:
             self._end_epoch(place, lr)
         elif self.report.due():
             self._tell_step(place, lr)
+
+    def _controller_look(self, place: Place) -> Callable[[Mapping[str, Tensor]], None] | None:
+        """The controller's look at the gradients of the coming step, where it takes one."""
+        if self.controller is None or not place.phase.penalised:
+            return None
+        return None if (self.step + 1) % self.controller.look_every else self.controller.look
 
     def state(self, identity: Mapping[str, str]) -> RunState:
         """Everything that ``start`` needs to go on from here."""
@@ -207,12 +209,17 @@ class Run:
         self._tell_applied(place, choice_record(chosen))
 
     def _make_up(self, place: Place) -> None:
-        """Hold further groups at zero where the target is missed by now; earlier epochs count no more."""
+        """Hold further groups at zero where the target is missed by now; earlier epochs count no more.
+
+        Where no further group can go, they count as before.
+        """
         if self.controller is None or self.frozen is None:
             return
         if self.controller.lacks(self.parameters, self.step):
+            before = list(self.frozen)
             self._choose(place, self.controller, self.frozen)
-            self.best = None
+            if not all(map(torch.equal, before, self.frozen)):
+                self.best = None
             self._apply(place)
 
     def _apply(self, place: Place) -> None:
@@ -329,13 +336,25 @@ class Run:
         self._require_finite(found.metrics["loss"], self.course.place(max(self.step, 1) - 1))
         return found
 
-    def fall_back(self) -> None:
-        """Keep the weights of the last sound epoch."""
-        assert self.sound is not None  # as with every controller
-        self.model.load_state_dict(self.sound.model)
+    def falls_back(self, error: SpoiledError) -> bool:
+        """Keep the weights of a sound epoch where a controller led the run; whether there are any.
+
+        After a collapse, which its pressure makes, those of the last, or from before training; after a
+        divergence those of the best epoch of the fine-tuning that it happened in, or else of the last.
+        """
+        diverged = isinstance(error, DivergedError)
+        if self.controller is None or self.sound is None or (diverged and self.sound.epoch == 0):
+            return False
+        place = self.course.place(max(self.step, 1) - 1)
+        if not (diverged and place.phase.name == "finetune" and self.best is not None):
+            self._keep_sound(self.sound)
+        return True
+
+    def _keep_sound(self, sound: Sound) -> None:
+        self.model.load_state_dict(sound.model)
         evaluation = self.evaluate()
         metrics = evaluation.metrics if evaluation is not None else {}
-        self.best = Best(metrics.get(self.task.metric_name, 0.0), self.sound.epoch, metrics, self.sound.model)
+        self.best = Best(metrics.get(self.task.metric_name, 0.0), sound.epoch, metrics, sound.model)
 
     def _require_finite(self, loss: float, place: Place) -> None:
         check_finite(loss, self.step, _rate(place, self.options), self.parameters, self._given())

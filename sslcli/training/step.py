@@ -79,7 +79,14 @@ class Stepper:
         """R(W) at the strengths in force."""
         return float(stages_value(self.solver.stages)) if self.solver is not None else 0.0
 
-    def step(self, inputs: Any, targets: Any, lr: float, factor: float = 1.0) -> tuple[Tensor, Any]:
+    def step(
+        self,
+        inputs: Any,
+        targets: Any,
+        lr: float,
+        factor: float = 1.0,
+        look: Callable[[Mapping[str, Tensor]], None] | None = None,
+    ) -> tuple[Tensor, Any]:
         """Take one step.
 
         Args:
@@ -87,6 +94,7 @@ class Stepper:
             targets: of the batch, on the device.
             lr: learning rate.
             factor: of all strengths, from their schedule.
+            look: is shown the parameters with the gradients of the loss alone, before they are used.
 
         Returns:
             The loss without the penalty, detached, and the outputs.
@@ -97,13 +105,15 @@ class Stepper:
             outputs = self.task.forward(self.replica, inputs)
             loss = self._loss(outputs, inputs, targets)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self._update(lr, factor)
+        self._update(lr, factor, look)
         return loss.detach(), outputs
 
-    def _update(self, lr: float, factor: float) -> None:
+    def _update(self, lr: float, factor: float, look: Callable[[Mapping[str, Tensor]], None] | None) -> None:
         self.scaler.unscale_(self.optimizer)
         if self.options.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
+        if look is not None:
+            look(self.parameters)
         if isinstance(self.solver, Subgradient) and factor > 0:
             self.solver.add(factor)
         if self.freeze is not None:

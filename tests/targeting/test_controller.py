@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from sslcli.errors import UsageError
+from sslcli.errors import TargetError, UsageError
 from sslcli.graph.groups import find_groups
 from sslcli.graph.normalise import normalise
 from sslcli.graph.slots import analyse
@@ -189,11 +189,20 @@ def test_the_last_choice_takes_what_is_worth_least_of_what_is_enough(limit, gone
 class Chain(nn.Sequential):
     """MACs: 648 in the first convolution, 1152 in the second, 192 in the classifier; of 1992."""
 
-    def __init__(self):
+    def __init__(self, filters=2):
         super().__init__(
-            nn.Conv2d(1, 2, 3, bias=False), nn.ReLU(), nn.Conv2d(2, 4, 3, bias=False), nn.ReLU(),
+            nn.Conv2d(1, filters, 3, bias=False), nn.ReLU(), nn.Conv2d(filters, 4, 3, bias=False), nn.ReLU(),
             nn.Flatten(), nn.Linear(64, 3, bias=False),
         )  # fmt: skip
+
+
+def counted(net, example):
+    """Filters of both convolutions and channels of the second, and what counts without them."""
+    structure = analyse(normalise(trace(net, example)))
+    filters, channels = find_groups(structure, "filter"), find_groups(structure, "channel")[:1]
+    assert [found.label for found in (*filters, *channels)] == ["0", "2", "2"]
+    weighted = [WeightedSet(found, 1.0) for found in (*filters, *channels)]
+    return weighted, Budget([entry.group_set for entry in weighted], watcher(structure))
 
 
 def chained(limit, example):
@@ -202,11 +211,7 @@ def chained(limit, example):
     Without both no path is left.
     """
     net = Chain()
-    structure = analyse(normalise(trace(net, example)))
-    filters, channels = find_groups(structure, "filter"), find_groups(structure, "channel")[:1]
-    assert [found.label for found in (*filters, *channels)] == ["0", "2", "2"]
-    weighted = [WeightedSet(found, 1.0) for found in (*filters, *channels)]
-    budget = Budget([entry.group_set for entry in weighted], watcher(structure))
+    weighted, budget = counted(net, example)
     controller = TargetController(weighted, Target({"macs": limit}, None, 1.0), budget, 60)
     for note, worth in zip(controller.notes, ([0.1, 9.0], [4.0, 5.0, 6.0, 7.0], [9.0, 0.1]), strict=True):
         note.worth.copy_(torch.tensor(worth))
@@ -225,13 +230,39 @@ def test_a_choice_leaves_a_path(limit, gone, macs, example):
     assert controller.budget.left(parameters, chosen)["macs"] == pytest.approx(macs / 1992)
 
 
-def test_what_is_slated_leaves_a_path(example):
-    controller, parameters = chained(0.2, example)
+@pytest.mark.parametrize(("limit", "gone"), [(0.6, (1, 0, 0)), (0.2, (1, 3, 0))])
+def test_what_is_slated_leaves_a_path_and_is_all_that_must_go(limit, gone, example):
+    controller, parameters = chained(limit, example)
     controller.budget.refresh(parameters, controller._dead(parameters), 0.0)
-    controller._slate(parameters, {"macs": 0.2})
+    controller._slate(parameters, {"macs": limit})
     slated = [note.slated for note in controller.notes]
-    assert any(bool(mask.any()) for mask in slated)
+    assert tuple(int(mask.sum()) for mask in slated) == gone
     assert controller.budget.left(parameters, slated)["macs"] > 0
+
+
+@pytest.mark.parametrize(("channels", "saved"), [(range(2, 8), 900), (range(1, 8), 0)])
+def test_what_takes_every_path_saves_nothing(channels, saved, example):
+    """The first quarter of 8 filters: both that are still read, and then half of it; or the only one."""
+    net = Chain(8)
+    _, budget = counted(net, example)
+    gone = [torch.zeros(entry.count, dtype=torch.bool) for entry in budget.sets]
+    gone[2][list(channels)] = True
+    budget.refresh(dict(net.named_parameters()), gone, 0.0)
+    assert budget.costs["macs"][0] == pytest.approx(saved / 7392)
+
+
+def test_gradients_that_overflowed_leave_the_worth_as_it_was(example):
+    controller, parameters = chained(0.6, example)
+    for parameter in parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    parameters["2.weight"].grad[1, 0, 0, 0] = math.inf
+    before = [note.worth.clone() for note in controller.notes]
+    controller.look(parameters)
+    changed = [
+        bool((note.worth != worth).any()) for note, worth in zip(controller.notes, before, strict=True)
+    ]
+    assert changed == [True, False, False]
+    assert all(bool(note.worth.isfinite().all()) for note in controller.notes)
 
 
 def test_each_of_many_groups_without_which_no_path_is_left_stays():
@@ -259,7 +290,7 @@ def test_sets_that_stay_whole_are_not_measured(trained, data, example, monkeypat
         return [None for _ in sets]
 
     monkeypatch.setattr(module, "probe", probe)
-    chosen = options(epochs=1, target={"params": 0.9}, sensitivity=True)
+    chosen = options(epochs=1, target={"params": 0.9}, sensitivity_start=True)
     structures = {"filter": {"*": 1.0, "conv1": 0.0}}
     regularize(trained, example, data, structures=structures, options=chosen, batch_size=16)
     assert len(seen) == 1
@@ -358,6 +389,57 @@ def test_an_unreachable_target_keeps_the_nearest(trained, data, example):
     assert torch.isfinite(nearest.model(inputs)).all()
 
 
+def told(change):
+    """``measure`` with what ``change`` makes of the number of the call, for ``monkeypatch``."""
+    calls = []
+
+    def measured(*arguments, **values):
+        found = measure(*arguments, **values)
+        calls.append(found.metrics)
+        return replace(found, metrics={**found.metrics, **change(len(calls))})
+
+    return measured
+
+
+def test_an_unreachable_target_keeps_the_best_epoch(trained, data, example, monkeypatch):
+    """The first after the choice, since nothing further can go later."""
+    monkeypatch.setattr("sslcli.training.run.measure", told(lambda call: {"accuracy": 1 / call}))
+    chosen = options(epochs=3, finetune_epochs=4, target={"macs": 0.001})
+    with pytest.raises(TargetMissedError) as raised:
+        regularize(trained, example, data, options=chosen, batch_size=16)
+    assert raised.value.nearest.fit.kept_epoch == 4
+
+
+@pytest.mark.parametrize(("call", "kept"), [(2, 1), (3, 2), (6, 5), (7, 5)])
+def test_a_divergence_under_a_target_keeps_the_nearest(call, kept, trained, data, example, monkeypatch):
+    """In the fine-tuning, from epoch 4 on, the best of its epochs, and else the last."""
+
+    def broken(number):
+        return {"loss": math.nan if number == call else 0.5, "accuracy": 0.9 if number == 5 else 0.5}
+
+    monkeypatch.setattr("sslcli.training.run.measure", told(broken))
+    chosen = options(epochs=3, finetune_epochs=4, target={"macs": 0.5}, max_drop=100.0, finetune_lr=0.01)
+    rate = "--lr (0.02)" if call <= 3 else "--finetune-lr (0.01)"
+    with pytest.raises(TargetMissedError, match="the loss was nan") as raised:
+        regularize(trained, example, data, options=chosen, batch_size=16)
+    assert (
+        f"at step {6 * call}, with {rate}, the loss was nan, so the weights of epoch {kept} are kept"
+        in str(raised.value)
+    )
+    nearest = raised.value.nearest
+    assert nearest.fit.kept_epoch == kept
+    assert nearest.reached["macs"] <= (0.5 if kept > 3 else 1.0)
+    assert all(torch.isfinite(value).all() for value in nearest.model.state_dict().values())
+
+
+def test_a_divergence_before_the_first_epoch_ends_leaves_nothing(trained, data, example, monkeypatch):
+    monkeypatch.setattr("sslcli.training.run.measure", told(lambda call: {"loss": math.nan}))
+    with pytest.raises(TargetError, match="training diverged: the loss is nan at step 6") as raised:
+        regularize(trained, example, data, options=options(epochs=3, target={"macs": 0.5}), batch_size=16)
+    assert not isinstance(raised.value, TargetMissedError)
+    assert raised.value.hint == "lower --lr (0.02)"
+
+
 @pytest.mark.parametrize("sensitivity", [False, True])
 def test_a_target_can_continue_to_the_same_bits(sensitivity, trained, data, example, tmp_path, monkeypatch):
     aside = []
@@ -368,7 +450,7 @@ def test_a_target_can_continue_to_the_same_bits(sensitivity, trained, data, exam
 
     monkeypatch.setattr("sslcli.training.keeper.write_state", write_and_copy)
     chosen = options(
-        epochs=12, finetune_epochs=1, target={"macs": 0.5}, save_every_steps=7, sensitivity=sensitivity
+        epochs=12, finetune_epochs=1, target={"macs": 0.5}, save_every_steps=7, sensitivity_start=sensitivity
     )
     whole = regularize(trained, example, data, options=chosen, batch_size=16, state_path=tmp_path / "state")
     monkeypatch.undo()
@@ -383,8 +465,10 @@ def test_a_target_can_continue_to_the_same_bits(sensitivity, trained, data, exam
 def test_a_limit_on_the_drop_needs_a_target(trained, data, example):
     with pytest.raises(UsageError, match="without a target"):
         regularize(trained, example, data, structures={"filter": 1.0}, options=options(max_drop=1.0))
-    with pytest.raises(UsageError, match="--sensitivity without a target"):
-        regularize(trained, example, data, structures={"filter": 1.0}, options=options(sensitivity=True))
+    with pytest.raises(UsageError, match="--sensitivity-start without a target"):
+        regularize(
+            trained, example, data, structures={"filter": 1.0}, options=options(sensitivity_start=True)
+        )
 
 
 @pytest.mark.parametrize(
@@ -397,6 +481,7 @@ def test_a_limit_on_the_drop_needs_a_target(trained, data, example):
         ((0.0, 0.0), (1, 1)),
         ((0.4, None), (1, 1)),
         ((0.4, math.inf), (1, 4)),
+        ((-0.1, math.inf), (0.25, 4)),
     ],
 )
 def test_what_was_measured_weighs_whole_sets(rises, factors):
@@ -420,7 +505,7 @@ def test_a_measured_set_is_let_go_for_another(trained, data, example, monkeypatc
             return [Probe(mask, rise) for mask, rise in zip(masks, rises, strict=True)]
 
         monkeypatch.setattr(module, "probe", probe)
-        chosen = options(epochs=8, target={"macs": 0.6}, sensitivity=True)
+        chosen = options(epochs=8, target={"macs": 0.6}, sensitivity_start=True)
         result = regularize(trained, example, data, options=chosen, batch_size=16)
         left[first] = [int(value) for value in (result.model.conv1.weight.flatten(1) != 0).any(1)]
     assert sum(left[1e-6]) < sum(left[1.0])

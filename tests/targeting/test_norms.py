@@ -212,7 +212,7 @@ def test_a_run_that_collapsed_tells_what_pruning_leaves(data, monkeypatch):
     with pytest.raises(TargetMissedError) as raised:
         regularize(net, EXAMPLE, data, options=options, batch_size=16)
     nearest = raised.value.nearest
-    assert nearest.fit.collapsed_step is not None
+    assert nearest.fit.spoiled is not None
     assert 0.3 < nearest.fit.left["macs"] < 1
     pruned = prune(nearest.model, EXAMPLE, threshold=0.0)
     assert pruned.report.macs_after / pruned.report.macs_before == pytest.approx(nearest.fit.left["macs"])

@@ -11,6 +11,7 @@ from sslcli.graph.groups import find_groups
 from sslcli.graph.normalise import normalise
 from sslcli.graph.slots import analyse
 from sslcli.graph.trace import trace
+from sslcli.targeting.norms import find_norms
 from sslcli.targeting.sensitivity import probe, sensitivity
 from sslcli.training.evaluate import evaluate
 from sslcli.training.task import Task
@@ -97,7 +98,7 @@ def test_what_is_dead_is_not_probed(trained, data, example):
 
 @pytest.mark.parametrize("broken", ["loss", "metric"])
 def test_a_loss_that_is_no_number_is_infinite(broken, trained, data, example):
-    """Without its second filter the network has an output of NaN, or a task no metric."""
+    """Without its second filter the network has an output of NaN; a task without a metric does not matter."""
     sets = find_groups(analyse(normalise(trace(trained, example))), "filter")[:1]
 
     def loss(outputs, targets):
@@ -112,4 +113,30 @@ def test_a_loss_that_is_no_number_is_infinite(broken, trained, data, example):
 
     task = Task(name="own", loss=loss, metric=metric, metric_name="score")
     (found,) = probe(trained, data, sets, 0.5, task=task)
-    assert found.rise == math.inf
+    assert math.isfinite(found.rise) == (broken == "metric")
+
+
+def test_norms_have_settled_on_what_is_left_out(data, example):
+    """Behind a zero filter a norm gives its bias, not what its mean of the living filter makes of 0."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
+        ).eval()
+    with torch.no_grad():
+        net[0].weight[1] *= 0.01
+        net[1].running_mean.fill_(-3.0)
+    structure = analyse(normalise(trace(net, example)))
+    sets, norms = find_groups(structure, "filter")[:1], find_norms(structure, net)
+    before = copy.deepcopy(net.state_dict())
+    (found,) = probe(net, data, sets, 0.25, norms=norms)
+    curve = sensitivity(net, example, data, fractions=(0.25,)).curves[0]
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert found.gone.tolist() == [False, True, False, False]
+    whole = evaluate(net, None, data.validation)["loss"]
+    with torch.no_grad():
+        for tensor in (net[0].weight, net[0].bias, net[1].running_mean):
+            tensor[1] = 0
+    settled = evaluate(net, None, data.validation)
+    assert found.rise == pytest.approx(settled["loss"] - whole)
+    assert curve.metric == (settled["accuracy"],)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 
@@ -13,7 +14,8 @@ from sslcli.sparsity.penalty import WeightedSet
 from sslcli.sparsity.zeros import zero_groups
 from sslcli.training.evaluate import measure
 from sslcli.training.loop import fit
-from sslcli.training.step import amp_dtype
+from sslcli.training.step import Stepper, amp_dtype
+from sslcli.training.task import classification
 
 
 def same(a, b):
@@ -39,6 +41,25 @@ def test_strength_zero_is_plain_training_bit_for_bit(solver, make_net, data, set
     penalties = [WeightedSet(group_set, 0.0) for group_set in sets(penalised, "filter", "shape")]
     fit(penalised, None, data, sparse(solver=solver), batch_size=16, penalties=penalties)
     assert same(weights(plain), weights(penalised))
+
+
+@pytest.mark.parametrize("solver", ["prox", "subgradient"])
+def test_a_look_is_at_the_gradients_of_the_loss_alone(solver, trained, data, sets):
+    inputs, targets = data.train.batch(torch.arange(16))
+    alone = copy.deepcopy(trained).train()
+    nn.functional.cross_entropy(alone(inputs), targets).backward()
+    wanted = {name: (value.detach() * value.grad) for name, value in alone.named_parameters()}
+    seen = {}
+
+    def look(parameters):
+        seen.update({name: value.detach() * value.grad for name, value in parameters.items()})
+
+    stepper = Stepper(trained.train(), classification(), sparse(solver=solver), torch.device("cpu"))
+    stepper.penalise([WeightedSet(entry, 5.0) for entry in sets(trained, "filter")])
+    stepper.step(inputs, targets, 0.05, look=look)
+    assert seen.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(seen[name], value)
 
 
 def test_prox_ends_with_groups_at_exactly_zero(trained, data, sets):
