@@ -103,7 +103,8 @@ def _run(request: Request, observers: Observers, method: Callable[..., TrainResu
             )
         except targeting.TargetMissedError as error:
             trained = error.nearest
-            failure = TargetError(error.what, f"the nearest model is {nearest_path(output)}")
+            told = f"the nearest model is {nearest_path(output)}"
+            failure = TargetError(error.what, f"{told}; {error.remedy}" if error.remedy else told)
         except TargetError:
             if world.writes:  # continued, it would diverge again; left, it would bar a lower strength
                 state_path(output).unlink(missing_ok=True)

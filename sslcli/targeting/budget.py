@@ -199,7 +199,10 @@ class Budget:
         """Reckon the costs by the corrections as they are; only what is cut anew is estimated anew."""
         if not self._samples:
             self._whole = dict(self.watch(self._without(parameters, gone)))
-            self._samples = [self._sample(parameters, gone, bundles) for bundles in self._living(gone)]
+            self._samples = [
+                self._sample(parameters, gone, bundles) if usable(self._whole) else []
+                for bundles in self._living(gone)
+            ]
         whole = self._corrected(self._whole)
         self.costs = {name: [] for name in whole}
         for samples in self._samples:

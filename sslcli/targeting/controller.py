@@ -98,18 +98,23 @@ class TargetController:
 
     @torch.no_grad()
     def look(self, parameters: Mapping[str, Tensor]) -> None:
-        """Update the worth of every group from the gradients of a step, unless they overflowed."""
+        """Update the worth of every group from the gradients of a step, unless some overflowed."""
         names = {view.name for group_set in self.sets for view in group_set.views}
         products = {
             name: parameters[name] * gradient
             for name in names
             if (gradient := parameters[name].grad) is not None
         }
-        for group_set, note in zip(self.sets, self.notes, strict=True):
-            if all(view.name in products for view in group_set.views):
-                seen = self._seen(bind(products, group_set))
-                if bool(seen.isfinite().all()):
-                    note.worth.mul_(_MEMORY).add_(seen, alpha=1 - _MEMORY)
+        there = [all(view.name in products for view in group_set.views) for group_set in self.sets]
+        looks = [
+            self._seen(bind(products, group_set)) if known else None
+            for known, group_set in zip(there, self.sets, strict=True)
+        ]
+        if not all(seen is None or bool(seen.isfinite().all()) for seen in looks):
+            return  # all sets see the same steps, or their worth would not compare
+        for seen, note in zip(looks, self.notes, strict=True):
+            if seen is not None:
+                note.worth.mul_(_MEMORY).add_(seen, alpha=1 - _MEMORY)
 
     def _seen(self, products: BoundSet) -> Tensor:
         """The worth of every group of a set by one step, (count,), from its w dL/dw.

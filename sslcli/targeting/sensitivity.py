@@ -207,7 +207,11 @@ def _without(model: nn.Module, group_set: GroupSet, gone: Tensor, norms: Sequenc
     tensors = {**dict(model.named_buffers(remove_duplicate=False)), **parameters}
     masks = zero_masks(parameters, [group_set], [gone])
     cut = {name: parameters[name].detach().masked_fill(mask, 0) for name, mask in masks.items()}
-    cut |= settled(norms, {**tensors, **cut})
+    # of filters that were zero before, norms stay as they are: the whole network is measured so too
+    before = settled(norms, tensors)
+    for name, value in settled(norms, {**tensors, **cut}).items():
+        own = tensors[name].detach()
+        cut[name] = torch.where(before[name] != own, own, value) if name in before else value
     kept = {name: tensors[name].detach().clone() for name in cut}
     with torch.no_grad():
         try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sslcli.errors import TargetError
 from sslcli.targeting.result import TrainResult
+from sslcli.training.failure import DivergedError, SpoiledError
 
 _ROUNDING = 1e-9
 _REPEATED = 0.03  # relative; by how much two measurements of one latency may differ
@@ -47,16 +48,26 @@ class Target:
 
 
 class TargetMissedError(TargetError):
-    """A run that did not meet its target.
+    """A run that did not meet its target, or did not come to its end.
 
     Args:
         missed: what was not met, in words.
         nearest: the model that came nearest.
+        spoiled: what ended the run before its time.
+
+    Attributes:
+        remedy: what to do against a divergence; None where there was none.
     """
 
-    def __init__(self, missed: list[str], nearest: TrainResult) -> None:
-        super().__init__(
-            f"the target was not met: {'; '.join(missed)}",
-            "train for more --epochs, ask for less, or allow a larger --max-drop",
-        )
+    def __init__(self, missed: list[str], nearest: TrainResult, spoiled: SpoiledError | None = None) -> None:
         self.nearest = nearest
+        self.remedy = spoiled.hint if isinstance(spoiled, DivergedError) else None
+        what, parts = "the target was not met" if missed else "training did not come to its end", list(missed)
+        if spoiled is not None:
+            epoch = nearest.fit.kept_epoch
+            kept = f"of epoch {epoch}" if epoch else "before training"
+            parts.append(f"{spoiled.event}, so the weights {kept} are kept")
+        super().__init__(
+            f"{what}: {'; '.join(parts)}",
+            self.remedy or "train for more --epochs, ask for less, or allow a larger --max-drop",
+        )

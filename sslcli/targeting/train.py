@@ -208,7 +208,7 @@ def regularize(
         _tell_choice(observers if world.writes else (), result, chosen)
         metrics = dict(evaluate(trained, task, source.split("validation"), world=world))
         result = replace(result, metrics=metrics, left=dict(budget.now(parameters)))
-    if options.target and result.spoiled is not None:  # before anything went for good
+    if options.target and result.spoiled is not None:  # maybe before anything went for good
         budget.settle(parameters, [torch.zeros(entry.count, dtype=torch.bool) for entry in sets])
         metrics = dict(evaluate(trained, task, source.split("validation"), world=world))
         result = replace(result, metrics=metrics, left=dict(budget.now(parameters)))
@@ -297,18 +297,10 @@ def _judged(result: TrainResult, target: Target, measured: Mapping[str, float]) 
     fit = replace(result.fit, left={**result.fit.left, **measured})
     left = {name: fit.left[name] for name in target.left}
     result = replace(result, fit=fit, reached={**left, "drop": target.drop(result.metrics)})
-    missed = [*target.misses(left, result.metrics), *_spoiled(result.fit)]
-    if missed:
-        raise TargetMissedError(missed, result)
+    missed = target.misses(left, result.metrics)
+    if missed or fit.spoiled is not None:
+        raise TargetMissedError(missed, result, fit.spoiled)
     return result
-
-
-def _spoiled(fit: FitResult) -> list[str]:
-    """What ended a run under a controller before its time, in words; else nothing."""
-    if fit.spoiled is None:
-        return []
-    kept = f"of epoch {fit.kept_epoch}" if fit.kept_epoch else "before training"
-    return [f"{fit.spoiled}, so the weights {kept} are kept"]
 
 
 def check_structures(model: nn.Module, example: tuple[Any, ...], options: RegularizeOptions) -> None:

@@ -47,8 +47,8 @@ class FitResult:
         strengths: by structure, at the end of the penalised phase.
         history: the record of every epoch, as JSON values.
         resumed_step: the step from which this process continued, 0 where it began.
-        spoiled: where a run under a controller collapsed or diverged: what happened when, a clause; the
-            weights are those of an epoch before.
+        spoiled: where a run under a controller collapsed or diverged: the error; the weights are those of an
+            epoch before.
     """
 
     metrics: dict[str, float]
@@ -61,7 +61,7 @@ class FitResult:
     strengths: dict[str, float]
     history: tuple[dict[str, Any], ...]
     resumed_step: int = 0
-    spoiled: str | None = None
+    spoiled: SpoiledError | None = None
 
 
 def fit(
@@ -147,22 +147,24 @@ def fit(
         mode(teacher or nn.Identity(), training=False),
     ):
         run.start(world.share(keeper.find() if world.writes else None))
-        resumed_step, spoiled = run.step, None
+        resumed_step = run.step
+        spoiled: SpoiledError | None = None
         try:
             while run.step < run.course.steps:
                 run.advance()
                 keeper.after_step(run, asked)
+            run.end()
         except SpoiledError as error:
             if not run.falls_back(error):
                 raise
-            spoiled = error.event
+            spoiled = error
         result = _finish(run, resumed_step, spoiled)
         keeper.after_course(run, asked)
         _tell_end(run, result)
     return result
 
 
-def _finish(run: Run, resumed_step: int, spoiled: str | None) -> FitResult:
+def _finish(run: Run, resumed_step: int, spoiled: SpoiledError | None) -> FitResult:
     last = run.course.place(run.step - 1)
     if run.best is not None:
         run.model.load_state_dict(run.best.model)

@@ -40,12 +40,13 @@ _LOOK_OUTPUTS = 50
 
 @dataclass
 class Best:
-    """The best epoch so far."""
+    """The best epoch so far; ``lacking`` where it missed the target and nothing further could go."""
 
     metric: float
     epoch: int
     metrics: dict[str, float]
     model: dict[str, Any]
+    lacking: bool = False
 
 
 @dataclass
@@ -211,16 +212,33 @@ class Run:
     def _make_up(self, place: Place) -> None:
         """Hold further groups at zero where the target is missed by now; earlier epochs count no more.
 
-        Where no further group can go, they count as before.
+        Where nothing further can go, they count until one meets it.
         """
         if self.controller is None or self.frozen is None:
             return
-        if self.controller.lacks(self.parameters, self.step):
-            before = list(self.frozen)
-            self._choose(place, self.controller, self.frozen)
-            if not all(map(torch.equal, before, self.frozen)):
-                self.best = None
-            self._apply(place)
+        if not self.controller.lacks(self.parameters, self.step):
+            self._prefer_met()
+            return
+        before = zero_masks(self.parameters, self.watched, self.frozen)
+        self._choose(place, self.controller, self.frozen)
+        after = zero_masks(self.parameters, self.watched, self.frozen)
+        if before.keys() != after.keys() or any(bool((before[n] != after[n]).any()) for n in after):
+            self.best = None
+        elif self.best is not None and self.best.epoch == place.epoch:
+            self.best.lacking = True
+        self._apply(place)
+
+    def _prefer_met(self) -> None:
+        """Take the epoch that has ended, which meets the target, for the best where that one did not."""
+        if self.best is not None and self.best.lacking and self.sound is not None:
+            metrics = self.history[-1]["metrics"]
+            self.best = Best(metrics[self.task.metric_name], self.sound.epoch, metrics, self.sound.model)
+
+    def end(self) -> None:
+        """Settle which epoch is kept, after the last step."""
+        lacking = self.best is not None and self.best.lacking
+        if self.controller is not None and lacking and not self.controller.lacks(self.parameters, self.step):
+            self._prefer_met()
 
     def _apply(self, place: Place) -> None:
         self.stepper.penalise(self.penalties if place.phase.penalised else ())

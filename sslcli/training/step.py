@@ -110,10 +110,10 @@ class Stepper:
 
     def _update(self, lr: float, factor: float, look: Callable[[Mapping[str, Tensor]], None] | None) -> None:
         self.scaler.unscale_(self.optimizer)
-        if self.options.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
         if look is not None:
             look(self.parameters)
+        if self.options.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
         if isinstance(self.solver, Subgradient) and factor > 0:
             self.solver.add(factor)
         if self.freeze is not None:

@@ -438,6 +438,19 @@ def test_a_side_output_replaces_only_its_own_kind(words, tmp_path, monkeypatch, 
 _TOLD = ["--json", "small.json", "--depfile", "small.d"]
 
 
+def test_a_divergence_under_a_target_keeps_the_nearest_model(tmp_path, monkeypatch, capsys):
+    """With a rate that no network stands, after an epoch that it stood."""
+    monkeypatch.chdir(tmp_path)
+    command = "regularize arch:lenet -o out.pt2 --data mnist-5k --target macs=0.5 --epochs 1 -q"
+    assert main([*command.split(), "--finetune-epochs", "1", "--finetune-lr", "1e30"]) == 5
+    said = capsys.readouterr().err
+    assert "with --finetune-lr (1e+30), the loss was nan, so the weights of epoch 1 are kept" in said
+    assert "the nearest model is out.nearest.pt2; lower --finetune-lr (1e+30)" in said
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == ["out.metrics.jsonl", "out.nearest.pt2"]
+    assert sslcli.load("out.nearest.pt2")
+
+
 def test_a_target_that_pruning_cannot_meet_keeps_the_nearest_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["prune", "arch:lenet", "--target", "macs=0.0001", "-o", "small.pt2", *_TOLD]) == 5

@@ -251,18 +251,17 @@ def test_what_takes_every_path_saves_nothing(channels, saved, example):
     assert budget.costs["macs"][0] == pytest.approx(saved / 7392)
 
 
-def test_gradients_that_overflowed_leave_the_worth_as_it_was(example):
+def test_gradients_that_overflowed_leave_the_worth_of_all_sets_as_it_was(example):
+    """Of those that saw the step and those that did not the worth would not compare."""
     controller, parameters = chained(0.6, example)
     for parameter in parameters.values():
         parameter.grad = torch.ones_like(parameter)
-    parameters["2.weight"].grad[1, 0, 0, 0] = math.inf
     before = [note.worth.clone() for note in controller.notes]
-    controller.look(parameters)
-    changed = [
-        bool((note.worth != worth).any()) for note, worth in zip(controller.notes, before, strict=True)
-    ]
-    assert changed == [True, False, False]
-    assert all(bool(note.worth.isfinite().all()) for note in controller.notes)
+    for value, changes in ((math.inf, False), (math.nan, False), (1.0, True)):
+        parameters["2.weight"].grad[1, 0, 0, 0] = value
+        controller.look(parameters)
+        changed = [(note.worth != worth).any() for note, worth in zip(controller.notes, before, strict=True)]
+        assert list(map(bool, changed)) == [changes] * 3
 
 
 def test_each_of_many_groups_without_which_no_path_is_left_stays():
@@ -401,35 +400,58 @@ def told(change):
     return measured
 
 
-def test_an_unreachable_target_keeps_the_best_epoch(trained, data, example, monkeypatch):
+@pytest.mark.parametrize("structures", [{"filter": 1.0}, {"filter": 1.0, "shape": 1.0}])
+def test_an_unreachable_target_keeps_the_best_epoch(structures, trained, data, example, monkeypatch):
     """The first after the choice, since nothing further can go later."""
     monkeypatch.setattr("sslcli.training.run.measure", told(lambda call: {"accuracy": 1 / call}))
     chosen = options(epochs=3, finetune_epochs=4, target={"macs": 0.001})
     with pytest.raises(TargetMissedError) as raised:
-        regularize(trained, example, data, options=chosen, batch_size=16)
+        regularize(trained, example, data, structures=structures, options=chosen, batch_size=16)
     assert raised.value.nearest.fit.kept_epoch == 4
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_an_epoch_that_meets_the_target_is_kept_before_a_better_one(
+    epochs, trained, data, example, monkeypatch
+):
+    """The first of the fine-tuning lacks, though nothing further can go, and the second does not."""
+    monkeypatch.setattr("sslcli.training.run.measure", told(lambda call: {"accuracy": 1 / call}))
+    lacking = iter([True])
+    monkeypatch.setattr(TargetController, "lacks", lambda *_: next(lacking, False))
+    chosen = options(epochs=3, finetune_epochs=epochs, target={"macs": 0.001})
+    with pytest.raises(TargetMissedError) as raised:
+        regularize(trained, example, data, options=chosen, batch_size=16)
+    assert raised.value.nearest.fit.kept_epoch == 5
 
 
 @pytest.mark.parametrize(("call", "kept"), [(2, 1), (3, 2), (6, 5), (7, 5)])
 def test_a_divergence_under_a_target_keeps_the_nearest(call, kept, trained, data, example, monkeypatch):
     """In the fine-tuning, from epoch 4 on, the best of its epochs, and else the last."""
+    states: list[dict[str, torch.Tensor]] = []
 
     def broken(number):
         return {"loss": math.nan if number == call else 0.5, "accuracy": 0.9 if number == 5 else 0.5}
 
-    monkeypatch.setattr("sslcli.training.run.measure", told(broken))
+    changed = told(broken)
+
+    def measured(model, *arguments, **values):
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+        return changed(model, *arguments, **values)
+
+    monkeypatch.setattr("sslcli.training.run.measure", measured)
     chosen = options(epochs=3, finetune_epochs=4, target={"macs": 0.5}, max_drop=100.0, finetune_lr=0.01)
     rate = "--lr (0.02)" if call <= 3 else "--finetune-lr (0.01)"
     with pytest.raises(TargetMissedError, match="the loss was nan") as raised:
         regularize(trained, example, data, options=chosen, batch_size=16)
-    assert (
-        f"at step {6 * call}, with {rate}, the loss was nan, so the weights of epoch {kept} are kept"
-        in str(raised.value)
-    )
+    what = f"at step {6 * call}, with {rate}, the loss was nan, so the weights of epoch {kept} are kept"
+    assert raised.value.what.endswith(what)
+    assert raised.value.hint == f"lower {rate}"
     nearest = raised.value.nearest
     assert nearest.fit.kept_epoch == kept
-    assert nearest.reached["macs"] <= (0.5 if kept > 3 else 1.0)
-    assert all(torch.isfinite(value).all() for value in nearest.model.state_dict().values())
+    assert same(nearest.model.state_dict(), states[kept - 1])
+    if kept > 3:
+        assert raised.value.what.startswith("training did not come to its end: at step")
+        assert nearest.reached["macs"] <= 0.5
 
 
 def test_a_divergence_before_the_first_epoch_ends_leaves_nothing(trained, data, example, monkeypatch):
