@@ -2,8 +2,8 @@
 
 ``python docs/reproduce.py collect RUN_FOLDER --recipe RECIPE [--note TEXT]`` reads the step.json files of a
 run and writes docs/reproduction/NAME.json; ``collect-target RESULT.json --command TEXT`` does it for one
-command's ``--json``. ``python docs/reproduce.py`` writes the page; ``--check`` fails (exit 1) where it was
-not what it should be.
+command's ``--json``, and ``collect-cost`` for a line of benchmarks/controller_cost.py.
+``python docs/reproduce.py`` writes the page; ``--check`` fails (exit 1) where it was not what it should be.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,9 @@ and 8.98 % before), ResNet-56 (8.55, 7.26 and 6.71 % before), and resnet20 to ha
 (0.56, 0.82 and 0.58 points down before).
 
 FLOP is live rows x live columns of a layer, as a share of all, as in the paper. Its figures are rounded: a
-row holds with up to half of the last digit more FLOP, and with sparsities down to 0.05 below.
+row holds with up to half of the last digit more FLOP, and with sparsities down to 0.05 below. The tables
+leave out the paper's numbers of filters, channels and neurons, which FLOP and sparsity contain, and its
+speedups, which are those of its machines; ours are [the lowering's](lowering.md).
 Paper: Wen et al., "Learning Structured Sparsity in Deep Neural Networks", NIPS 2016.
 """
 
@@ -164,7 +167,8 @@ the small network is fine-tuned with the dense baseline as teacher, learning rat
         ),
         """What is not as in the paper: training images are cropped and mirrored; 60 epochs (row 3: 42) with a
 cosine instead of 600 for the baseline; of the sparse model's groups the smallest are taken, as many as in the
-paper; row 2 has the baseline as teacher, row 3 the sparse model, and a dropout of 0.2.""",
+paper; row 2 has the baseline as teacher, row 3 the sparse model, and a dropout of 0.2. Row 3's run has a
+baseline of its own, of 17.50 %.""",
     ),
     Table(
         "AlexNet on ILSVRC 2012 (row sparsity; column sparsity, %)",
@@ -239,7 +243,7 @@ def _step(record: Mapping[str, Any]) -> dict[str, Any]:
         "made": str((result.get("made") or {}).get("created", ""))[:10],
         "seconds": round(max(record["seconds"], result.get("seconds") or 0.0), 1),  # the result's: over stops
     }
-    for key in ("epochs", "metrics", "reached", "macs_before", "macs_after", "macs_packed"):
+    for key in ("epochs", "metrics", "reached", "failure", "macs_before", "macs_after", "macs_packed"):
         if result.get(key):
             found[key] = result[key]
     whole = [row["speedup"] for row in result.get("rows") or () if row["layer"] is None and row["speedup"]]
@@ -270,16 +274,22 @@ def host() -> dict[str, Any]:
     return {"cpu": cpu, "torch": version("torch"), "onnxruntime": version("onnxruntime")}
 
 
-def page(results: Mapping[str, Sequence[Mapping[str, Any]]], targets: Sequence[Mapping[str, Any]]) -> str:
+def page(
+    results: Mapping[str, Sequence[Mapping[str, Any]]],
+    targets: Sequence[Mapping[str, Any]],
+    costs: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """The whole page.
 
     Args:
         results: by name of the run, one for each seed.
         targets: results of single commands.
+        costs: what ``benchmarks/controller_cost.py`` printed, with command, host and date.
     """
     parts = [HEAD, *(_table(table, results) for table in TABLES)]
     if targets or "lenet-targets" in results:
         parts.append(_targets(results.get("lenet-targets", ()), targets))
+    parts += [_costs(costs)] if costs else []
     parts.append(_runs(results))
     return "\n".join(part.strip() + "\n" for part in parts)
 
@@ -366,11 +376,13 @@ def _targets(runs: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, A
         "share of the dense one's. The resnet20 checkpoint has learned all of the training data, so half of",
         "the test images judge and the other half test, on which the checkpoint itself has 8.18 % wrong.",
         "By filters alone, of each block's first convolution, it holds after 56 epochs of fine-tuning, where",
-        "36 and fewer missed; the MACs as executed are halved then. With shapes too 11 epochs are enough, but",
+        "36 and fewer missed; the MACs as executed are halved then. With shapes too 11 epochs do, but",
         "pruning leaves more MACs as executed, and the others that went are those of dead columns, which a",
         "lowering can leave out. resnet32.pt2 is what `prune resnet32.th --arch resnet32 -o resnet32.pt2`",
         "makes of the checkpoint, which takes nothing away. lenet.pt2 is the `baseline` of",
         "`recipes/lenet-targets.yaml`. Commands find the data by `--data-root FOLDER` or SSLCLI_DATA_ROOT.",
+        "Rows of resnet20 are of commits up to 2cdd2e8, by which the controller looked at gradients after",
+        "the step that they led to instead of before it.",
         "",
         "| command | reached | test error % | ONNX latency | exit | epochs | minutes |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -392,6 +404,27 @@ def _targets(runs: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, A
     return "\n".join(lines)
 
 
+def _costs(costs: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        "## What the controller costs",
+        "",
+        "Processor time in calls of the controller (a latency's table, exports and measurements with them)",
+        "over that of the whole run. What must be measured for a latency does not grow with a run, so that a",
+        "shorter one pays a larger share: [costs](explanation/costs.md#the-controller-of-a-target).",
+        "",
+        "| command | epochs | seconds | of them the controller | share % | date | host |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for cost in costs:
+        found = cost["cost"]
+        own = sum(found["controller_seconds"].values())
+        lines.append(
+            f"| `{cost['command']}` | {found['epochs']} | {found['seconds']:.0f} | {own:.1f}"
+            f" | {100 * own / found['seconds']:.1f} | {cost['date']} | {cost['host']['cpu']} |"
+        )
+    return "\n".join(lines)
+
+
 def _goal(sparse: str, found: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
     steps = [step for step, _ in found]
     asked = ", ".join(f"{name}={limit:g}" for name, limit in steps[0]["with"]["target"].items())
@@ -402,10 +435,11 @@ def _goal(sparse: str, found: Sequence[tuple[Mapping[str, Any], Mapping[str, Any
     latency = _spread([1 / bench["speedup"] for _, bench in found], 3)
     minutes = _spread([step["seconds"] / 60 for step in steps], 1)
     drop = steps[0]["with"]["max_drop"]
+    code = 5 if any(step.get("failure") for step in steps) else 0
     return (
         f"| `sslcli run recipes/lenet-targets.yaml`, {sparse}: {asked}, max_drop={drop:g}"
-        f" ({len(steps)} seeds) | {', '.join(reached)} | {errors} | {latency} | 0 | {steps[0]['epochs']} |"
-        f" {minutes} |"
+        f" ({len(steps)} seeds) | {', '.join(reached)} | {errors} | {latency} | {code}"
+        f" | {steps[0]['epochs']} | {minutes} |"
     )
 
 
@@ -453,17 +487,19 @@ def _find(run: Mapping[str, Any], step: str) -> Mapping[str, Any] | None:
     return next((found for found in run["steps"] if found["id"] == step), None)
 
 
-def stored() -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, Any]]]:
-    """All committed results: runs by name, and those of single commands."""
+def stored() -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """All committed results: runs by name, those of single commands, and what the controller cost."""
     results: dict[str, list[dict[str, Any]]] = {}
-    targets = []
+    targets, costs = [], []
     for path in sorted(RESULTS.glob("*.json")):
         found = json.loads(path.read_text())
-        if "command" in found:
+        if "cost" in found:
+            costs.append(found)
+        elif "command" in found:
             targets.append(found)
         else:
             results.setdefault(Path(found["recipe"]).stem, []).append(found)
-    return results, targets
+    return results, targets, costs
 
 
 def main() -> int:
@@ -481,12 +517,20 @@ def main() -> int:
     target.add_argument("--exit", type=int, default=0)
     target.add_argument("--seconds", type=float, default=0.0)
     target.add_argument("--message", default="")
+    cost = commands.add_parser("collect-cost")
+    cost.add_argument("result", type=Path)
+    cost.add_argument("--name", required=True)
+    cost.add_argument("--command", required=True)
     asked = parser.parse_args()
     if asked.what == "collect":
         found = collect(asked.folder, asked.recipe, asked.note)
         _write(f"{Path(asked.recipe).stem}-{found['seed']}", found)
     elif asked.what == "collect-target":
         _write(asked.name, _target(asked))
+    elif asked.what == "collect-cost":
+        found = json.loads(asked.result.read_text())
+        made = date.fromtimestamp(asked.result.stat().st_mtime).isoformat()
+        _write(asked.name, {"command": asked.command, "date": made, "host": host(), "cost": found})
     text = page(*stored())
     drifted = not PAGE.is_file() or PAGE.read_text() != text
     PAGE.write_text(text)

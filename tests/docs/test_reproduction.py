@@ -97,6 +97,28 @@ def test_a_target_shows_what_it_asked_for_what_it_reached_and_the_measured_laten
     assert "| latency 0.490 ± 0.014, drop 0.100 ± 0.000 | 1.00 ± 0.00 | 0.450 ± 0.071 | 0 | 3 | 2.0 " in row
 
 
+def test_a_missed_goal_shows_its_exit_code(reproduce):
+    sparse = {
+        "id": "quarter-sparse",
+        "uses": "regularize",
+        "seconds": 120.0,
+        "epochs": 3,
+        "with": {"target": {"macs": 0.25}, "max_drop": 0.3},
+        "reached": {"macs": 0.26, "drop": 0.1},
+        "metrics": {"test": {"accuracy": 0.99}},
+        "failure": "the target was not met",
+    }
+    bench = {"id": "quarter-speed", "uses": "bench", "seconds": 9.0, "speedup": 2.0}
+    page = reproduce.page({"lenet-targets": [{**run(0, (1, 1), (1, 1)), "steps": [sparse, bench]}]}, [])
+    assert "| 1.00 | 0.500 | 5 | 3 | 2.0 |" in page
+
+
+def test_what_the_controller_costs_is_the_share_of_its_calls(reproduce):
+    found = {"epochs": 12, "seconds": 200.0, "controller_seconds": {"a": 2.0, "b": 6.0}}
+    cost = {"command": "c", "date": "2026-11-29", "host": {"cpu": "x"}, "cost": found}
+    assert "| `c` | 12 | 200 | 8.0 | 4.0 | 2026-11-29 | x |" in reproduce.page({}, [], [cost])
+
+
 def test_a_run_is_collected_from_its_records(reproduce, tmp_path):
     folder = tmp_path / "run" / "baseline"
     folder.mkdir(parents=True)
