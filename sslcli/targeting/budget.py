@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sslcli.graph.groups import GroupSet
 from sslcli.sparsity.zeros import zero_groups, zero_masks
-from sslcli.targeting.bundles import Bundle, Bundler
+from sslcli.targeting.bundles import Bundle, Bundler, with_bundles
 from sslcli.targeting.latency import Latency
 from sslcli.targeting.left import Watch, usable
 from sslcli.targeting.norms import Norm, settled
@@ -296,11 +296,7 @@ class Budget:
         self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], taken: Sequence[Bundle]
     ) -> _Sample | None:
         """How many groups some bundles have and the estimates without them; None where no path is left."""
-        marked = [mask.clone() for mask in gone]
-        for bundle in taken:
-            for number, group in bundle:
-                marked[number][group] = True
-        left = self.watch(self._without(parameters, marked))
+        left = self.watch(self._without(parameters, with_bundles(gone, taken)))
         # those already gone count too, as they do where a bundle is priced
         return (max(1, sum(map(len, taken))), left) if usable(left) else None
 
@@ -353,9 +349,7 @@ def _spread(bundles: Sequence[Bundle]) -> list[Bundle]:
 
 def _cut_alike(whole: Sequence[Tensor], living: Sequence[Sequence[Bundle]], share: float) -> list[Tensor]:
     """Masks of a share of every set's bundles; one of each set stays."""
-    gone = [mask.clone() for mask in whole]
+    gone = list(whole)
     for bundles in living:
-        for bundle in bundles[: min(round(share * len(bundles)), len(bundles) - 1)]:
-            for number, group in bundle:
-                gone[number][group] = True
+        gone = with_bundles(gone, bundles[: min(round(share * len(bundles)), len(bundles) - 1)])
     return gone

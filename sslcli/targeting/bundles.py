@@ -119,3 +119,12 @@ def _units(structure: Structure, layers: Sequence[Reader], group_set: GroupSet) 
         there = (index >= 0) & (units >= 0)
         found[index[there]] = structure.units.find(units[there])
     return found
+
+
+def with_bundles(gone: Sequence[Tensor], bundles: Sequence[Bundle]) -> list[Tensor]:
+    """Masks of what is ``gone``, bool (count,) a set, with the groups of ``bundles`` besides."""
+    marked = [mask.clone() for mask in gone]
+    for bundle in bundles:
+        for number, group in bundle:
+            marked[number][group] = True
+    return marked

@@ -26,7 +26,7 @@ from torch import Tensor
 from sslcli.sparsity.bound import BoundSet, BoundView, bind, group_norms, group_zeros, summed_norms
 from sslcli.sparsity.penalty import WeightedSet
 from sslcli.targeting.budget import Budget, goes_further
-from sslcli.targeting.bundles import Bundle
+from sslcli.targeting.bundles import Bundle, with_bundles
 from sslcli.targeting.left import usable
 from sslcli.targeting.sensitivity import Probe
 from sslcli.targeting.target import Target
@@ -105,10 +105,11 @@ class TargetController:
             for name in names
             if (gradient := parameters[name].grad) is not None
         }
-        there = [all(view.name in products for view in group_set.views) for group_set in self.sets]
         looks = [
-            self._seen(bind(products, group_set)) if known else None
-            for known, group_set in zip(there, self.sets, strict=True)
+            self._seen(bind(products, group_set))
+            if all(view.name in products for view in group_set.views)
+            else None
+            for group_set in self.sets
         ]
         if not all(seen is None or bool(seen.isfinite().all()) for seen in looks):
             return  # all sets see the same steps, or their worth would not compare
@@ -210,21 +211,21 @@ class TargetController:
             low, high = 0, len(order)
             while low < high:  # fewest further groups that meet one target more
                 middle = (low + high) // 2
-                left = self.budget.left(parameters, self._with(gone, order[:middle]))
+                left = self.budget.left(parameters, with_bundles(gone, order[:middle]))
                 if _above(left, self.target.left) < above:
                     high = middle
                 else:
                     low = middle + 1
-            left = self.budget.left(parameters, self._with(gone, order[:low]))
+            left = self.budget.left(parameters, with_bundles(gone, order[:low]))
             stuck = usable(left) and not _above(left, self.target.left) < above
             if not usable(left):  # one fewer does not meet the target, so leaves a path
                 low -= 1
                 needed.add(order[low])
-                left = self.budget.left(parameters, self._with(gone, order[:low]))
-            chosen, gone = chosen + order[:low], self._with(gone, order[:low])
+                left = self.budget.left(parameters, with_bundles(gone, order[:low]))
+            chosen, gone = chosen + order[:low], with_bundles(gone, order[:low])
             if stuck:
                 break
-        return self._with(dead, self._least(parameters, dead, chosen))
+        return with_bundles(dead, self._least(parameters, dead, chosen))
 
     def state(self) -> dict[str, Any]:
         """All that changes during a run."""
@@ -280,10 +281,10 @@ class TargetController:
         values: Sequence[Sequence[float]],
     ) -> list[Bundle]:
         """With the last replaced by the least worthy one that does the rest too."""
-        if not chosen or not self._meets(parameters, self._with(dead, chosen)):
+        if not chosen or not self._meets(parameters, with_bundles(dead, chosen)):
             return chosen
         *others, last = chosen
-        gone = self._with(dead, others)
+        gone = with_bundles(dead, others)
         left = self.budget.left(parameters, gone)
         price = _price(last, values)
         excess = {name: left[name] - limit for name, limit in self.target.left.items()}
@@ -294,7 +295,7 @@ class TargetController:
             and all(self.budget.saving(name, bundle) >= _NEARLY * value for name, value in excess.items())
         ]
         for bundle in sorted(enough, key=lambda bundle: _price(bundle, values))[:_SPARED]:
-            if self._meets(parameters, self._with(gone, [bundle])):
+            if self._meets(parameters, with_bundles(gone, [bundle])):
                 return [*others, bundle]
         return chosen
 
@@ -316,7 +317,7 @@ class TargetController:
         """Without the worthiest that need not go, since a cheaper one did the rest."""
         for bundle in chosen[::-1][1 : _SPARED + 1]:
             fewer = [other for other in chosen if other != bundle]
-            if self._meets(parameters, self._with(dead, fewer)):
+            if self._meets(parameters, with_bundles(dead, fewer)):
                 chosen = fewer
         return chosen
 
@@ -346,7 +347,7 @@ class TargetController:
                 break
             longest = self._leaving_a_path(parameters, gone, chosen)
             needed.update(chosen[longest : longest + 1])
-            gone, left = self._with(gone, chosen[:longest]), lefts[longest]
+            gone, left = with_bundles(gone, chosen[:longest]), lefts[longest]
         for note, slated in zip(self.notes, gone, strict=True):
             note.slated = slated
 
@@ -354,12 +355,12 @@ class TargetController:
         self, parameters: Mapping[str, Tensor], gone: Sequence[Tensor], chosen: Sequence[Bundle]
     ) -> int:
         """How many of ``chosen``, the first ones, may go so that a path is left."""
-        if usable(self.budget.left(parameters, self._with(gone, chosen))):
+        if usable(self.budget.left(parameters, with_bundles(gone, chosen))):
             return len(chosen)
         low, high = 0, len(chosen)  # without `low` of them there is a path, without `high` none
         while high - low > 1:
             middle = (low + high) // 2
-            if usable(self.budget.left(parameters, self._with(gone, chosen[:middle]))):
+            if usable(self.budget.left(parameters, with_bundles(gone, chosen[:middle]))):
                 low = middle
             else:
                 high = middle
@@ -418,13 +419,6 @@ class TargetController:
 
     def _dead(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
         return [group_zeros(bind(parameters, group_set)).cpu() for group_set in self.sets]
-
-    def _with(self, dead: Sequence[Tensor], chosen: Sequence[Bundle]) -> list[Tensor]:
-        marked = [mask.clone() for mask in dead]
-        for bundle in chosen:
-            for number, group in bundle:
-                marked[number][group] = True
-        return marked
 
 
 def weighed(notes: Sequence[Group], probes: Sequence[Probe | None]) -> list[float]:

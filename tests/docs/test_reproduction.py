@@ -77,17 +77,22 @@ def test_seeds_are_averaged_and_what_was_not_run_is_said(reproduce):
     assert line(page, "5") == "| 5 | 1 | 1.4-2.8 | not run |  |  |"
 
 
+def target_step(name, target, drop, reached, **values):
+    return {
+        "id": name,
+        "uses": "regularize",
+        "seconds": 120.0,
+        "epochs": 3,
+        "with": {"target": target, "max_drop": drop},
+        "reached": {**reached, "drop": 0.1},
+        "metrics": {"test": {"accuracy": 0.99}},
+        **values,
+    }
+
+
 def test_a_target_shows_what_it_asked_for_what_it_reached_and_the_measured_latency(reproduce):
     def goal(seed, reached, faster):
-        sparse = {
-            "id": "half-latency-sparse",
-            "uses": "regularize",
-            "seconds": 120.0,
-            "epochs": 3,
-            "with": {"target": {"latency": 0.5}, "max_drop": 0.5},
-            "reached": {"latency": reached, "drop": 0.1},
-            "metrics": {"test": {"accuracy": 0.99}},
-        }
+        sparse = target_step("half-latency-sparse", {"latency": 0.5}, 0.5, {"latency": reached})
         bench = {"id": "speed", "uses": "bench", "seconds": 9.0, "speedup": faster}
         return {**run(0, (1, 1), (1, 1), seed), "steps": [sparse, bench]}
 
@@ -98,16 +103,8 @@ def test_a_target_shows_what_it_asked_for_what_it_reached_and_the_measured_laten
 
 
 def test_a_missed_goal_shows_its_exit_code(reproduce):
-    sparse = {
-        "id": "quarter-sparse",
-        "uses": "regularize",
-        "seconds": 120.0,
-        "epochs": 3,
-        "with": {"target": {"macs": 0.25}, "max_drop": 0.3},
-        "reached": {"macs": 0.26, "drop": 0.1},
-        "metrics": {"test": {"accuracy": 0.99}},
-        "failure": "the target was not met",
-    }
+    failure = "the target was not met"
+    sparse = target_step("quarter-sparse", {"macs": 0.25}, 0.3, {"macs": 0.26}, failure=failure)
     bench = {"id": "quarter-speed", "uses": "bench", "seconds": 9.0, "speedup": 2.0}
     page = reproduce.page({"lenet-targets": [{**run(0, (1, 1), (1, 1)), "steps": [sparse, bench]}]}, [])
     assert "| 1.00 | 0.500 | 5 | 3 | 2.0 |" in page
